@@ -43,6 +43,14 @@ def almenara(tmp_path: Path, nats_server: NatsServer) -> Iterator[Almenara]:
 
 
 @pytest.fixture(scope="session")
+def idle_almenara(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
+    """One without sources, for all tests that only read."""
+    folder = tmp_path_factory.mktemp("idle")
+    with Almenara(folder, plugins__disabled="[nats]") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A real kube-apiserver for the tests that leave it standing, each in its own namespace."""
     if programs() is None:

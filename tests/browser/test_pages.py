@@ -289,11 +289,11 @@ def test_pages_work_without_javascript_and_on_a_phone(
         context.close()
 
 
-def test_only_pages_with_state_show_as_of(almenara: Almenara, page: Page) -> None:
-    page.goto(almenara.url + "/timeline?correlation=x")
+def test_only_pages_with_state_show_as_of(idle_almenara: Almenara, page: Page) -> None:
+    page.goto(idle_almenara.url + "/timeline?correlation=x")
     expect(page.locator("#live")).to_be_visible()
     expect(page.locator("#live")).to_contain_text("as of")
-    page.goto(almenara.url + "/nowhere")
+    page.goto(idle_almenara.url + "/nowhere")
     expect(page.locator("main")).to_contain_text("Nothing is at this address.")
     expect(page.locator("#live")).to_be_hidden()
 
@@ -403,9 +403,9 @@ def test_rows_can_be_selected_and_copies_carry_the_time(
     context.close()
 
 
-def test_events_page_refuses_an_empty_time_range(almenara: Almenara, page: Page) -> None:
+def test_events_page_refuses_an_empty_time_range(idle_almenara: Almenara, page: Page) -> None:
     response = page.goto(
-        almenara.url + "/events?since=2026-03-02T00:00:00Z&until=2026-03-01T00:00:00Z"
+        idle_almenara.url + "/events?since=2026-03-02T00:00:00Z&until=2026-03-01T00:00:00Z"
     )
     assert response is not None
     assert response.status == 400

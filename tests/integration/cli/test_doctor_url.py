@@ -13,9 +13,9 @@ def run_doctor(almenara: Almenara, *arguments: str) -> tuple[int, str]:
 
 
 def test_doctor_url_checks_readiness_pages_websocket_and_origin(
-    almenara: Almenara,
+    idle_almenara: Almenara,
 ) -> None:
-    status, text = run_doctor(almenara, "--url", almenara.url)
+    status, text = run_doctor(idle_almenara, "--url", idle_almenara.url)
     assert status == 0
     assert "is ready" in text
     assert "the events page is served" in text
@@ -37,14 +37,16 @@ def test_doctor_url_waits_for_the_expected_event(
     assert "an event with b1946ac9-2492-4d2b arrived over the WebSocket" in text
 
 
-def test_doctor_url_fails_without_the_expected_event(almenara: Almenara) -> None:
-    status, text = run_doctor(almenara, "--url", almenara.url, "--expect", "never-published")
+def test_doctor_url_fails_without_the_expected_event(idle_almenara: Almenara) -> None:
+    status, text = run_doctor(
+        idle_almenara, "--url", idle_almenara.url, "--expect", "never-published"
+    )
     assert status == 1
     assert "an event with never-published did not arrive within 10 s" in text
 
 
-def test_doctor_url_fails_without_a_server(tmp_path: Path, almenara: Almenara) -> None:
-    status, text = run_doctor(almenara, "--url", f"http://127.0.0.1:{free_port()}")
+def test_doctor_url_fails_without_a_server(tmp_path: Path, idle_almenara: Almenara) -> None:
+    status, text = run_doctor(idle_almenara, "--url", f"http://127.0.0.1:{free_port()}")
     assert status == 1
     assert "no Almenara responds at" in text
 
@@ -70,7 +72,7 @@ def test_doctor_url_warns_about_sign_in_and_accepts_a_token(
         assert "The token is not accepted" in text
 
 
-def test_doctor_url_refuses_an_invalid_url(almenara: Almenara) -> None:
-    status, text = run_doctor(almenara, "--url", "almenara.example.org")
+def test_doctor_url_refuses_an_invalid_url(idle_almenara: Almenara) -> None:
+    status, text = run_doctor(idle_almenara, "--url", "almenara.example.org")
     assert status == 1
     assert "write http://host:port" in text

@@ -10,10 +10,10 @@ from support.application import Almenara
 pytestmark = pytest.mark.anyio
 
 
-async def test_responses_have_a_strict_content_security_policy(almenara: Almenara) -> None:
+async def test_responses_have_a_strict_content_security_policy(idle_almenara: Almenara) -> None:
     for path in ("/", "/events", "/sources", "/nowhere", "/healthz", "/api/health"):
         try:
-            response = urllib.request.urlopen(almenara.url + path)
+            response = urllib.request.urlopen(idle_almenara.url + path)
         except urllib.error.HTTPError as error:
             response = error
         policy = response.headers["content-security-policy"]

@@ -14,17 +14,17 @@ from support.planning_stream import live_url
 pytestmark = pytest.mark.anyio
 
 
-async def test_live_refuses_other_origins_and_hosts(almenara: Almenara) -> None:
-    url = live_url(almenara)
-    for bad in ("https://evil.example", "null", f"http://localhost:{almenara.port}", None):
+async def test_live_refuses_other_origins_and_hosts(idle_almenara: Almenara) -> None:
+    url = live_url(idle_almenara)
+    for bad in ("https://evil.example", "null", f"http://localhost:{idle_almenara.port}", None):
         with pytest.raises(InvalidStatus) as refused:
             async with connect(url, origin=bad):  # type: ignore[arg-type]
                 pass
         assert refused.value.response.status_code == 403
-    async with connect(url, origin=almenara.url):  # type: ignore[arg-type]
+    async with connect(url, origin=idle_almenara.url):  # type: ignore[arg-type]
         pass
-    assert almenara.status("/api/health", Host="evil.example") == 400
-    assert almenara.status("/api/health", Origin="https://evil.example") == 403
+    assert idle_almenara.status("/api/health", Host="evil.example") == 400
+    assert idle_almenara.status("/api/health", Origin="https://evil.example") == 403
 
 
 def test_live_refuses_forged_origins_and_logs_the_expected_ones(

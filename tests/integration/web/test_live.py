@@ -138,15 +138,15 @@ async def test_live_disconnects_a_stalled_client_alone(
         stalled.close()
 
 
-async def test_live_closes_on_invalid_or_excessive_messages(almenara: Almenara) -> None:
-    url = live_url(almenara)
+async def test_live_closes_on_invalid_or_excessive_messages(idle_almenara: Almenara) -> None:
+    url = live_url(idle_almenara)
     for messages, code in (
         (["not json"], 1008),
         (['{"other": 1}'], 1008),
         (['{"resume": 1}'] * 50, 1008),
         (["x" * 20_000], 1009),
     ):
-        async with connect(url, origin=almenara.url) as socket:  # type: ignore[arg-type]
+        async with connect(url, origin=idle_almenara.url) as socket:  # type: ignore[arg-type]
             for message in messages:
                 await socket.send(message)
             with pytest.raises(ConnectionClosed) as closed:
@@ -155,7 +155,7 @@ async def test_live_closes_on_invalid_or_excessive_messages(almenara: Almenara) 
                         await socket.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == code
-    wait_until(lambda: almenara.get("/api/health")["subscribers"] == 0, "no subscriber left")
+    wait_until(lambda: idle_almenara.get("/api/health")["subscribers"] == 0, "no subscriber left")
 
 
 async def test_live_refuses_connections_beyond_the_limit(

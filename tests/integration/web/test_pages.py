@@ -19,9 +19,9 @@ from support.application import Almenara
     ],
 )
 def test_events_page_is_live_unless_its_range_has_ended(
-    almenara: Almenara, address: str, is_live: bool
+    idle_almenara: Almenara, address: str, is_live: bool
 ) -> None:
-    page = almenara.text(address)
+    page = idle_almenara.text(address)
     assert ("hx-ws:connect" in page) == is_live
     assert ('id="pause"' in page) == is_live
     assert ("not live" in page) != is_live

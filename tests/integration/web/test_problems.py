@@ -21,10 +21,10 @@ pytestmark = pytest.mark.anyio
     ],
 )
 def test_unknown_address_is_reported_to_programs_and_people(
-    almenara: Almenara, method: str, path: str, status: int, kind: str
+    idle_almenara: Almenara, method: str, path: str, status: int, kind: str
 ) -> None:
     request = urllib.request.Request(
-        almenara.url + path, method=method, headers={"origin": almenara.url}
+        idle_almenara.url + path, method=method, headers={"origin": idle_almenara.url}
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=10)
@@ -44,10 +44,10 @@ def test_unknown_address_is_reported_to_programs_and_people(
     ],
 )
 def test_refused_form_is_reported_as_a_page_to_people(
-    almenara: Almenara, path: str, accept: str, kind: str
+    idle_almenara: Almenara, path: str, accept: str, kind: str
 ) -> None:
     request = urllib.request.Request(
-        almenara.url + path,
+        idle_almenara.url + path,
         method="POST",
         data=b"name=a",
         headers={"origin": "https://evil.example", "accept": accept},
