@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Dialog, Page, expect
 
 from support.application import Almenara
 from support.servers import wait_until
@@ -166,3 +166,59 @@ def test_table_of_resources_is_built_with_the_columns_of_its_kind(
     expect(table.locator("th").nth(2)).to_have_text("Used")
     expect(table.locator("tbody tr")).to_have_count(1)
     expect(table).to_contain_text("1.0 KiB")
+
+
+def test_name_of_a_new_dashboard_is_free_and_follows_its_title(
+    page: Page, almenara: Almenara
+) -> None:
+    for name in ("my-dashboard", "my-dashboard-2"):
+        page.goto(f"{almenara.url}/dashboard-editor")
+        expect(page.get_by_label("Name in the address")).to_have_value(name)
+        page.get_by_role("button", name="Save").click()
+        page.wait_for_url(f"**/dashboards/{name}")
+    page.goto(f"{almenara.url}/dashboard-editor")
+    title = page.get_by_label("Title", exact=True).first
+    title.fill("Caf\u00e9 orders")
+    expect(page.get_by_label("Name in the address")).to_have_value("cafe-orders")
+    page.get_by_label("Name in the address").fill("my-dashboard")
+    title.fill("Other orders")
+    expect(page.get_by_label("Name in the address")).to_have_value("my-dashboard")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert").first).to_contain_text(
+        "There is already a dashboard my-dashboard, saved by anonymous."
+    )
+
+
+def test_editor_asks_before_it_loses_changes_or_deletes(page: Page, almenara: Almenara) -> None:
+    build(page, almenara, "kept")
+    kinds: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        kinds.append(dialog.type)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    page.get_by_role("link", name="Cancel").click()
+    assert kinds == ["beforeunload"]
+    expect(page.locator(".editor-card")).to_have_count(2)
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url("**/dashboards/kept")
+    page.goto(f"{almenara.url}/dashboard-editor?name=kept")
+    confirm = page.get_by_role("button", name="Delete", exact=True)
+    expect(confirm).to_be_hidden()
+    page.get_by_text("Delete dashboard").click()
+    confirm.click()
+    page.wait_for_url("**/dashboards")
+    expect(page.get_by_text("kept")).to_have_count(0)
+
+
+def test_editor_names_the_missing_metric_and_what_a_typed_text_does(
+    page: Page, almenara: Almenara
+) -> None:
+    page.goto(f"{almenara.url}/dashboard-editor")
+    page.get_by_text("Build a chart of a metric").click()
+    page.get_by_role("button", name="Add chart").click()
+    expect(page.get_by_text("Choose a metric first.")).to_be_visible()
+    page.locator("#yaml-title").click()
+    page.locator("#yaml").press_sequentially(" ")
+    expect(page.get_by_text("This text is saved in place of the panels above.")).to_be_visible()

@@ -49,6 +49,7 @@ def test_filter_is_saved_used_and_changed_by_two(
     other.get_by_role("link", name="Edit Failed plans").click()
     other.get_by_role("link", name="Version 2").click()
     expect(other.get_by_label("Search text")).to_have_value("plan0")
-    other.get_by_role("button", name="Delete filter").click()
+    other.get_by_text("Delete filter").click()
+    other.get_by_role("button", name="Delete", exact=True).click()
     expect(other.get_by_text("No saved filters yet")).to_be_visible()
     other.context.close()

@@ -67,7 +67,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return current is None or current.role < self.role or not current.scope.covers(self.scope)
 
 
-ANONYMOUS: Final = User(name="everybody", subject="none", is_shared=True)
+ANONYMOUS: Final = User(name="anonymous", subject="none", is_shared=True)
 
 
 def read_grant(settings: GrantSettings) -> Grant:

@@ -7,6 +7,7 @@ scope of whoever views them, never by that of the owner.
 """
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,13 +88,15 @@ S = TypeVar("S", bound=SavedItem)
 
 
 class SaveConflictError(AlmenaraError):
-    """Another user changed an item since it was opened."""
+    """Another user changed an item since it was opened, or a new one has its name."""
 
-    def __init__(self, current: SavedItem) -> None:
-        super().__init__(
-            f"{current.changed_by} changed this {current.NOUN} after you opened it. Nothing was"
-            " saved, and your version is still in the editor."
+    def __init__(self, current: SavedItem, *, is_new: bool = False) -> None:
+        reason = (
+            f"There is already a {current.NOUN} {current.name}, saved by {current.changed_by}."
+            if is_new
+            else f"{current.changed_by} changed this {current.NOUN} after you opened it."
         )
+        super().__init__(f"{reason} Nothing was saved, and your version is still in the editor.")
         self.current = current
 
 
@@ -158,6 +161,12 @@ class SavedItems(Generic[S]):
         saved = self._current.get(name)
         return saved if saved is not None and saved.is_visible(identity) else None
 
+    def find_free_name(self, base: str) -> str:
+        """Return a name that no item has: `base`, or `base-2` and so on."""
+        names = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+        taken = {name for name, each in self._current.items() if not each.is_deleted}
+        return next(name for name in names if name not in taken)
+
     async def versions(self, name: str, identity: Identity) -> list[S]:
         """Return the stored versions of an item that a user sees, newest first: not those from
         before it was shared, or of a private one that was deleted. Raises `Unavailable`."""
@@ -183,7 +192,7 @@ class SavedItems(Generic[S]):
                     f"the name {draft.name} belongs to another {noun}; choose another name"
                 )
             if current is not None and current.version != version:
-                raise SaveConflictError(current)
+                raise SaveConflictError(current, is_new=version == 0)
             if current is None and self._count(is_deleted=False) >= MAX_ITEMS:
                 raise ValueError(f"there are {MAX_ITEMS} {noun}s already; delete one first")
             saved = msgspec.structs.replace(

@@ -31,7 +31,8 @@ from almenara.web.state import get_identity, get_request_info
 LIST: Final = "/dashboards"
 EDITOR: Final = "/dashboard-editor"
 LONGEST_TEXT: Final = 100_000
-NEW: Final = "name: my-dashboard\ntitle: My dashboard\npanels: []\n"
+NEW: Final = "my-dashboard"
+"""The name of a new dashboard, until it follows from the title."""
 FIRST_PANEL: Final = "panel"
 """A parameter of the address of the editor: the channel of a panel that it starts with."""
 
@@ -66,14 +67,13 @@ async def editor(
     query = request.query_params
     name = query.get("name", "")
     if not name:
-        text = NEW
-        if channel := query.get(FIRST_PANEL):
-            text = to_yaml(
-                DashboardSettings(
-                    name="my-dashboard", title="My dashboard", panels=[read_channel(channel)]
-                )
-            )
-        return await render_editor(request, services, {"yaml": text, "version": "0"})
+        channel = query.get(FIRST_PANEL)
+        new = DashboardSettings(
+            name=services.saved_dashboards.find_free_name(NEW),
+            title="My dashboard",
+            panels=[read_channel(channel)] if channel else [],
+        )
+        return await render_editor(request, services, {"yaml": to_yaml(new), "version": "0"})
     saved = services.saved_dashboards.find(name, identity)
     if saved is None:
         raise NotFoundException(f"There is no dashboard {name[:80]!r} that you can edit.")

@@ -5,6 +5,7 @@
 
   const editor = document.getElementById("dashboard-editor");
   const text = document.getElementById("yaml");
+  const form = document.getElementById("dashboard-form");
   if (!editor || !text) return;
   const COLUMNS = 12;
   const ROWS = 12;
@@ -13,6 +14,8 @@
   const kinds = JSON.parse(editor.dataset.kinds);
   let content = JSON.parse(editor.dataset.content);
   let isOwn = false;
+  // A page that reports a problem shows what could not be saved.
+  let isUnsaved = document.querySelector(".alarm") !== null;
   let nextId = 0;
 
   const create = (name, options = {}, ...children) => {
@@ -47,7 +50,7 @@
     content.name = name.value;
     content.title = title.value;
     text.value = JSON.stringify(content, null, 2) + "\n";
-    isOwn = true;
+    isOwn = isUnsaved = true;
   };
   const change = (message) => {
     write();
@@ -187,11 +190,13 @@
         : create("input", { placeholder: each.hint, autocomplete: "off", spellcheck: false }));
     }
     const addOne = create("button", { type: "button", text: "Add " + panel });
+    const missing = create("span", { className: "bad", role: "alert" });
     addOne.addEventListener("click", () => {
       const filter = {};
+      missing.textContent = "";
       for (const [key, input] of inputs) if (input.value.trim()) filter[key] = input.value.trim();
       if (!filter[needed]) {
-        spoken.textContent = "Choose a " + needed + " first.";
+        missing.textContent = "Choose a " + needed + " first.";
         inputs.get(needed).focus();
         return;
       }
@@ -202,7 +207,8 @@
     const details = create("details", { className: "editor-build" }, create("summary", { text: summary }),
       create("div", { className: "editor-fields" }, field("Title", own), ...fields[panel].map((each) => field(each.label, inputs.get(each.name)))));
     details.addEventListener("toggle", () => void complete());
-    return { details, inputs, addOne };
+    details.append(create("p", {}, addOne, " ", missing));
+    return { details, inputs };
   };
   const chart = formOf("chart", "metric", "Build a chart of a metric");
   const table = formOf("table", "kind", "Build a table of resources");
@@ -254,12 +260,20 @@
   for (const name of ["kind", "columns"]) table.inputs.get(name).addEventListener("input", showColumns);
 
   const empty = create("p", { className: "empty", text: "No panels yet. Add one below." });
+  const toName = (words) => words.toLowerCase().normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
   const build = () => {
     name.value = content.name;
     title.value = content.title ?? "";
-    for (const input of [name, title]) input.addEventListener("input", write);
-    chart.details.append(create("p", {}, chart.addOne));
-    table.details.append(choices, create("p", {}, table.addOne));
+    // The name of a new dashboard follows its title, until it is written by hand.
+    const isNew = form.elements.version.value === "0";
+    let followed = toName(title.value);
+    title.addEventListener("input", () => {
+      const next = toName(title.value);
+      if (isNew && next && [name.value, name.value.replace(/-\d+$/, "")].includes(followed)) name.value = followed = next;
+      write();
+    });
+    name.addEventListener("input", write);
+    table.details.lastElementChild.before(choices);
     editor.replaceChildren(
       create("section", { className: "card editor-fields", "aria-label": "Dashboard" }, field("Title", title), field("Name in the address", name)),
       create("section", { "aria-label": "Panels" }, empty, grid),
@@ -273,7 +287,16 @@
 
   if (content !== null) build();
   // A text that is typed or pasted here counts; the server reads it when it is saved.
+  const taken = create("p", { className: "quiet", role: "status" });
+  text.closest(".field").before(taken);
   text.addEventListener("input", () => {
-    if (isOwn || content !== null) editor.hidden = true;
+    isUnsaved = true;
+    if (!isOwn && content === null) return;
+    editor.hidden = true;
+    taken.textContent = "This text is saved in place of the panels above. Save to see them as panels.";
+  });
+  form.addEventListener("submit", () => (isUnsaved = false));
+  addEventListener("beforeunload", (event) => {
+    if (isUnsaved) event.preventDefault();
   });
 })();
