@@ -62,7 +62,13 @@ class BusCounters(msgspec.Struct):
     resources_dropped: int = 0
     """New resources that were not stored because their source has too many."""
     left_out: dict[str, int] = {}
-    """Events that the rules of ingest left out, by the source that published them."""
+    """Events that were not stored, by the source that published them: the rules of ingest left them
+    out, or they are text that is only displayed while it is written."""
+
+    def count_left_out(self, source: str, events: int) -> None:
+        """Count events of a source that were not stored."""
+        if events > 0:
+            self.left_out[source] = self.left_out.get(source, 0) + events
 
 
 class SnapshotStatus(msgspec.Struct, frozen=True):

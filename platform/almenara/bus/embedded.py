@@ -135,7 +135,9 @@ class EmbeddedBus:
     ) -> None:
         check_batch(batch)
         if self.select_stored is not None:
-            batch = self.select_stored(batch, origin)
+            stored = self.select_stored(batch, origin)
+            self.counters.count_left_out(origin, len(batch) - len(stored))
+            batch = stored
         if not batch and not changes:
             return
         await self.wait_for_space()
@@ -293,9 +295,7 @@ class EmbeddedBus:
             if isinstance(item, Submission):
                 counters.deduplicated += item.duplicates
                 counters.resources_dropped += item.dropped
-                if item.left_out:
-                    left_out = counters.left_out
-                    left_out[item.origin] = left_out.get(item.origin, 0) + item.left_out
+                counters.count_left_out(item.origin, item.left_out)
             item.finish(item.refused)
         self._has_space.set()
 

@@ -94,8 +94,7 @@ class LogPublisher:
             batch, left_out = await asyncio.to_thread(
                 self._prepare, signals, origin, changes, token
             )
-        if left_out:
-            counters.left_out[origin] = counters.left_out.get(origin, 0) + left_out
+        counters.count_left_out(origin, left_out)
         if not batch.signals and not batch.changes:
             return
         batch_id = uuid.uuid4().bytes

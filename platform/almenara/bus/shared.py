@@ -166,7 +166,9 @@ class SharedBus:
         """
         check_batch(batch)
         if self.select_stored is not None:
-            batch = self.select_stored(batch, origin)
+            stored = self.select_stored(batch, origin)
+            self.counters.count_left_out(origin, len(batch) - len(stored))
+            batch = stored
         await self._publisher.publish(batch, origin, changes, token, self.counters)
 
     async def save(self, plugin: str, key: str, value: bytes) -> None:

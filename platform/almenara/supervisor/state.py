@@ -69,7 +69,8 @@ class SourceState(msgspec.Struct, kw_only=True):
     rejected: int = 0
     """Messages that could be stored only with a problem marked."""
     left_out: int = 0
-    """Events not stored because of `storage.ingest_rules`."""
+    """Events not stored: because of `storage.ingest_rules`, or as text that is only displayed while
+    it is written."""
     refused: int = 0
     """Requests of a sender that were refused: invalid, too large, or above its limits."""
     last_received: int | None = None

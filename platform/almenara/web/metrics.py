@@ -144,7 +144,7 @@ def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:
     )
     left_out = CounterMetricFamily(
         "almenara_source_left_out",
-        "Events not stored because of storage.ingest_rules.",
+        "Events not stored: left out by storage.ingest_rules, or text displayed while written.",
         labels=SOURCE_LABELS,
     )
     restarts = CounterMetricFamily(

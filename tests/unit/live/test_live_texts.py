@@ -17,6 +17,7 @@ from almenara.live.frames import Frame
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
 from almenara.live.text_streams import TextStreams
+from almenara.panels.builtin.numbers import measure_rate
 from almenara.panels.formats import text_anchor
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
@@ -284,3 +285,25 @@ async def write_all(pieces: list[tuple[str, str]]) -> list[str]:
         if screen.texts[text_anchor("panel-p-room", key)]
         != late.texts[text_anchor("panel-p-room", key)]
     ]
+
+
+async def test_text_is_left_out_of_the_events_per_second_that_are_stored(
+    tmp_path: Path, words: Words
+) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        streams = TextStreams()
+        streams.add("p", [words])
+        bus.select_stored = streams.select_stored
+        events = [
+            Event(id=f"{kind}-{number}", source="s", type=kind, time=now(), data={"word": "a"})
+            for kind, count in ((words.types[0], 70), ("other", 30))
+            for number in range(count)
+        ]
+        await bus.publish(events, "model")
+        assert bus.counters.left_out == {"model": 70}
+        view = View(
+            bus=bus, history=History(bus), resources=Resources(),
+            sources=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+            log_feeds=LogFeeds(),
+        )  # fmt: skip
+        assert await measure_rate(view) == 30 / 10

@@ -14,6 +14,9 @@ from almenara.units import HOUR, MINUTE, SECOND
 COUNT_LIMIT: Final = 10_000
 """A larger figure is displayed as `10,000+`: people don't need more, and counting takes time."""
 
+RATE_WINDOW: Final = 10 * SECOND
+"""Microseconds over which the rate is measured, as that of a source is."""
+
 
 async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
     # The links contain the window that they count; on full minutes they stay the same.
@@ -34,12 +37,10 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
 
 
 async def measure_rate(view: View) -> float:
-    """Return the events per second of all sources, also of those that other replicas run."""
-    states = view.sources.states()
-    if not any(state.is_remote for state in states):
-        return sum(state.rate for state in states)
-    last_minute = Filter(since=now() - MINUTE)
-    return await view.history.count(last_minute, limit=COUNT_LIMIT) / (MINUTE / SECOND)
+    """Return the events per second that were stored, as many as the list behind the figure has: of
+    all sources, also of those that other replicas run, without what is left out."""
+    recent = Filter(since=now() - RATE_WINDOW)
+    return await view.history.count(recent) / (RATE_WINDOW / SECOND)
 
 
 def has_event(batch: Sequence[Record], filters: Filter) -> bool:
