@@ -18,8 +18,9 @@ from almenara.config import Secret
 from almenara.errors import AlmenaraError, describe_error
 from almenara.security import shared_values
 from almenara.security.credentials import Credentials
-from almenara.security.shared_values import DELETED, IDENTITY, Values
+from almenara.security.shared_values import IDENTITY, Values, is_deleted, is_obsolete, mark_deleted
 from almenara.shared_log import LogSession, SharedValues, ValueChange
+from almenara.signals import now
 from almenara.state_store.signature import sign
 
 log = structlog.get_logger(__name__)
@@ -94,7 +95,7 @@ class AccessSync:
         self._bases = await asyncio.to_thread(shared_values.read_bases, self._store)
         if self._bases.get(IDENTITY) != identity.encode():
             # Values that were deleted as a whole are not revocations.
-            forgotten = {key: None for key, base in self._bases.items() if base != DELETED}
+            forgotten = {key: None for key, base in self._bases.items() if not is_deleted(base)}
             changes: dict[str, bytes | None] = {**forgotten, IDENTITY: identity.encode()}
             await asyncio.to_thread(shared_values.write, self._store, {}, changes)
             self._note_bases(changes)
@@ -163,18 +164,27 @@ class AccessSync:
                 value, base = local.get(key), self._bases.get(key)
                 if value == base:
                     continue
-                revision = self._revisions.get(key, 0)
                 if value is None:
-                    if not revision or await shared.delete(key, revision):
-                        bases[key] = DELETED
-                        self._revisions.pop(key, None)
+                    if (deleted := await self._push_deletion(shared, key, base or b"")) != base:
+                        bases[key] = deleted
                     continue
                 signed = sign(secret, key, value)
+                revision = self._revisions.get(key, 0)
                 if (stored := await shared.put(key, signed, revision)) is not None:
                     bases[key], self._revisions[key] = value, stored
             if bases:
                 await asyncio.to_thread(shared_values.write, self._store, {}, bases)
                 self._note_bases(bases)
+
+    async def _push_deletion(self, shared: SharedValues, key: str, base: bytes) -> bytes | None:
+        """Delete the shared value of one that is deleted here, and return its new base."""
+        revision = self._revisions.get(key, 0)
+        if revision and not await shared.delete(key, revision):
+            return base
+        self._revisions.pop(key, None)
+        if not is_deleted(base):
+            return mark_deleted(key, base)
+        return None if is_obsolete(base, now()) else base
 
     # -- for requests
 

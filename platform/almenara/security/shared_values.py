@@ -16,12 +16,15 @@ from almenara.security.store import (
     SessionRecord,
 )
 from almenara.state_store import signature
+from almenara.units import DAY
 
 IDENTITY: Final = "#identity"
 """Key of the base that identifies the shared values; none of them can have it."""
 
-DELETED: Final = b""
-"""The base of a value that was deleted."""
+DELETED: Final = b"\0"
+"""The start of the base of a value that was deleted; when the value would have expired follows."""
+DELETED_MARGIN: Final = DAY
+"""Time after that for which the base is stored, in case of a wrong clock."""
 
 Values = dict[str, bytes]
 
@@ -66,13 +69,38 @@ def verify(secret: str, key: str, signed: bytes) -> bytes | None:
     return value if value is not None and is_valid(key, value) else None
 
 
+def mark_deleted(key: str, *values: bytes | None) -> bytes:
+    """Return the base of a value that was deleted, of which there may be these copies."""
+    expires = [_read_expiry(key, value) for value in values if value is not None]
+    return DELETED + str(max(expires, default=0)).encode()
+
+
+def is_deleted(base: bytes | None) -> bool:
+    """Whether a base is that of a value that was deleted."""
+    return base is not None and base.startswith(DELETED)
+
+
+def is_obsolete(base: bytes, moment: int) -> bool:
+    """Whether a base is of a value that was deleted, and every copy of that has expired."""
+    return is_deleted(base) and int(base.removeprefix(DELETED)) + DELETED_MARGIN < moment
+
+
+def _read_expiry(key: str, value: bytes) -> int:
+    try:
+        decoded = decode_token(value) if key.startswith(TOKEN) else decode_session(value)
+    except msgspec.MsgspecError:
+        # No replica accepts it.
+        return 0
+    return decoded.expires
+
+
 def merge(
     key: str, local: bytes | None, base: bytes | None, remote: bytes | None
 ) -> tuple[bytes | None, bytes | None]:
     """Return the value to store here and its new base, which is what both had last in common.
 
-    What was deleted on either side stays deleted: a revocation always wins, and its base is
-    `DELETED` from then on, so that a copy of the value cannot bring it back. Of a session that
+    What was deleted on either side stays deleted: a revocation always wins, and its base says so
+    for as long as a copy of the value could bring it back. Of a session that
     changed on both sides, the later activity and the later refresh count, and of access tokens the
     newer one.
     """
@@ -80,8 +108,10 @@ def merge(
         if remote is None or (local is not None and _created(local) > _created(remote)):
             return local, None if remote is None else remote
         return remote, remote
-    if base == DELETED or (base is not None and (local is None or remote is None)):
-        return None, DELETED
+    if is_deleted(base):
+        return None, base
+    if base is not None and (local is None or remote is None):
+        return None, mark_deleted(key, base, local, remote)
     if remote is None:
         return local, base
     if local is None or local == base:

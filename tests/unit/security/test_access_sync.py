@@ -1,4 +1,4 @@
-"""Tokens and sessions that another replica has put."""
+"""The exchange of tokens and sessions with values that replicas share."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from almenara.config import Secret, Settings, StorageSettings
+from almenara.security import shared_values
 from almenara.security.access_sync import AccessSync
 from almenara.security.credentials import Credentials
-from almenara.security.store import TOKEN, ApiToken
+from almenara.security.shared_values import DELETED_MARGIN
+from almenara.security.store import TOKEN, AccessStore, ApiToken
 from almenara.shared_log import ValueChange
 from almenara.signals import now
 from almenara.state_store.signature import sign
@@ -69,10 +71,7 @@ async def test_request_waits_until_what_others_have_put_is_applied(tmp_path: Pat
         async with asyncio.timeout(10):
             while not await sync.catch_up():
                 await asyncio.sleep(0.01)
-            token = ApiToken(
-                id="t1", name="ci", hash="x", role=1, grants=(), created=now(),
-                expires=now() + HOUR, created_by="another replica",
-            )  # fmt: skip
+            token = make_token(now() + HOUR)
             credentials.sessions.lock = lock = CountingLock()
             async with lock:
                 # The change is received, and can't be written yet.
@@ -87,3 +86,73 @@ async def test_request_waits_until_what_others_have_put_is_applied(tmp_path: Pat
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+class MemoryValues:
+    """Shared values of one client."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.deleted: list[str] = []
+        self._revision = 0
+
+    async def put(self, key: str, value: bytes, revision: int) -> int | None:
+        self._revision += 1
+        self.values[key] = value
+        return self._revision
+
+    async def delete(self, key: str, revision: int) -> bool:
+        del self.values[key]
+        self.deleted.append(key)
+        return True
+
+    async def watch(self) -> AsyncIterator[ValueChange | None]:
+        yield None
+        await asyncio.Event().wait()
+
+    async def identity(self) -> str:
+        return "one"
+
+
+def make_token(expires: int) -> ApiToken:
+    return ApiToken(
+        id="t1", name="ci", hash="x", role=1, grants=(), created=now(), expires=expires,
+        created_by="a command",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("expires", "is_remembered"), [(now() + HOUR, True), (now() - DELETED_MARGIN - HOUR, False)]
+)
+async def test_revocation_is_stored_once_and_while_it_matters(
+    tmp_path: Path, expires: int, is_remembered: bool
+) -> None:
+    credentials = Credentials(Settings(storage=StorageSettings(dir=tmp_path)), "token")
+    await credentials.load()
+    store, shared = AccessStore(tmp_path), MemoryValues()
+    store.add_token(make_token(expires))
+
+    async def wait_for_session() -> Any:
+        return SimpleNamespace(state=shared)
+
+    bus: Any = SimpleNamespace(wait_for_session=wait_for_session)
+    sync = AccessSync(credentials, bus, Secret.of("secret"))
+    task = asyncio.create_task(sync.run())
+    try:
+        async with asyncio.timeout(10):
+            while not shared.values:
+                await asyncio.sleep(0.01)
+        store.remove_token("t1")
+        async with asyncio.timeout(10):
+            while (
+                not shared.deleted
+                or (f"{TOKEN}t1" in shared_values.read_bases(store)) is not is_remembered
+            ):
+                await sync.share()
+        assert shared.deleted == [f"{TOKEN}t1"]
+        stamp = store.stamp()
+        await sync.share()
+        assert store.stamp() == stamp
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -7,7 +7,7 @@ import pytest
 
 from almenara.security import shared_values
 from almenara.security.identity import User
-from almenara.security.shared_values import DELETED, merge, verify
+from almenara.security.shared_values import DELETED_MARGIN, is_obsolete, mark_deleted, merge, verify
 from almenara.security.store import (
     ACCESS,
     SESSION,
@@ -19,8 +19,6 @@ from almenara.security.store import (
 )
 from almenara.state_store.signature import sign
 
-A, B, C = b"a", b"b", b"c"
-
 
 def session(last_seen: int, mark: str = "m") -> bytes:
     return msgspec.json.encode(
@@ -31,12 +29,16 @@ def session(last_seen: int, mark: str = "m") -> bytes:
     )  # fmt: skip
 
 
-def token() -> bytes:
+def token(name: str = "n") -> bytes:
     return msgspec.json.encode(
         ApiToken(
-            id="t1", name="n", hash="h", role=1, grants=(), created=1, expires=2, created_by=""
+            id="t1", name=name, hash="h", role=1, grants=(), created=1, expires=2, created_by=""
         )
     )
+
+
+A, B, C = token("a"), token("b"), token("c")
+DELETED = mark_deleted(f"{TOKEN}t1", A)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,13 @@ def token() -> bytes:
 )
 def test_merge_lets_a_deletion_win(local, base, remote, value, new_base) -> None:
     assert merge(f"{TOKEN}x", local, base, remote) == (value, new_base)
+
+
+def test_deletion_is_remembered_until_every_copy_has_expired() -> None:
+    base = mark_deleted(f"{SESSION}s1", session(1), None, b"damaged")
+    assert not is_obsolete(base, 9 + DELETED_MARGIN)
+    assert is_obsolete(base, 10 + DELETED_MARGIN)
+    assert not is_obsolete(session(1), 10 + DELETED_MARGIN)
 
 
 def test_merge_keeps_the_newer_access_token() -> None:
