@@ -34,6 +34,7 @@ from almenara.sdk import finish_within, honor_cancellation
 from almenara_nats.bus_objects import JetStreamObjects, apply_object_store
 from almenara_nats.bus_settings import JetStreamBusSettings
 from almenara_nats.bus_values import (
+    DELETION_TTL,
     IDENTITY_CHECK,
     JetStreamValues,
     apply_buckets,
@@ -158,7 +159,7 @@ class JetStreamSession:
         state = connection.jetstream(timeout=STATE_TIMEOUT)
         self.state: SharedValues = JetStreamValues(
             connection, state, bus.state_bucket,
-            identity_check=IDENTITY_CHECK,
+            deletion_ttl=DELETION_TTL, identity_check=IDENTITY_CHECK,
         )  # fmt: skip
         self.snapshots: SharedObjects = JetStreamObjects(self._jetstream, bus.snapshot_bucket)
 

@@ -30,6 +30,9 @@ CONNECTION_CHECK: Final = 1.0
 IDENTITY_CHECK: Final = 5.0
 """Seconds between two checks that a watched bucket was not deleted and created again."""
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+TTL_DISABLED: Final = 10166
+DELETION_TTL: Final = 86_400.0
+"""Seconds for which a bucket has that a value was deleted; who missed it misses the value then."""
 RECREATED: Final = "the bucket was deleted and created again"
 LEASES: Final = "Which replica of Almenara runs which source."
 STATE: Final = "Sessions, hashes of tokens, and saved dashboards of Almenara."
@@ -44,12 +47,14 @@ class JetStreamValues:
         jetstream: JetStreamContext,
         bucket: str,
         *,
+        deletion_ttl: float = 0.0,
         identity_check: float = 0.0,
     ) -> None:
-        """`identity_check` are the seconds between two checks, while it is watched, that it was not
-        deleted and created again; with 0, only `put` notices that."""
+        """`deletion_ttl` are the seconds for which deletions are stored, 0 for as long as the
+        bucket stores anything. `identity_check` are those between two checks, while it is watched,
+        that it was not deleted and created again; with 0, only `put` notices that."""
         self.bucket, self._connection, self._jetstream = bucket, connection, jetstream
-        self._identity_check = identity_check
+        self._deletion_ttl, self._identity_check = deletion_ttl, identity_check
         self._newest = 0
         """The highest revision so far."""
         self._is_recreated = False
@@ -79,12 +84,31 @@ class JetStreamValues:
         """Delete a key where it has that revision. Raises `NatsUnavailableError`."""
         with translated_errors(self.bucket):
             try:
-                await honor_cancellation(self._values.delete(key, last=revision))
+                await honor_cancellation(self._delete(key, revision))
             except APIError as error:
                 if error.err_code not in WRONG_LAST_SEQUENCE:
                     raise
                 return False
             return True
+
+    async def _delete(self, key: str, revision: int) -> None:
+        if not self._deletion_ttl:
+            await self._values.delete(key, last=revision)
+            return
+        # The client has no time to live for deletions.
+        subject = f"$KV.{self.bucket}.{key}"
+        headers = {
+            "KV-Operation": "DEL",
+            "Nats-Expected-Last-Subject-Sequence": str(revision),
+        }
+        ttl = {"Nats-TTL": f"{self._deletion_ttl:.0f}s"}
+        try:
+            await self._jetstream.publish(subject, headers=headers | ttl)
+        except APIError as error:
+            if error.err_code != TTL_DISABLED:
+                raise
+            # Of a bucket of an earlier version, until `almenara streams apply`.
+            await self._jetstream.publish(subject, headers=headers)
 
     async def watch(self) -> AsyncIterator[ValueChange | None]:
         """Yield the keys and their changes. Raises `NatsUnavailableError`, also once the bucket was
@@ -149,6 +173,9 @@ async def apply_buckets(jetstream: JetStreamContext, bus: JetStreamBusSettings) 
     """Create the buckets, or bring their settings up to date."""
     await _apply(jetstream, bus, bus.lease_bucket, LEASES, bus.lease_ttl)
     await _apply(jetstream, bus, bus.state_bucket, STATE, 0.0)
+    info = await jetstream.stream_info(f"KV_{bus.state_bucket}")
+    if not info.config.allow_msg_ttl:
+        await jetstream.update_stream(info.config.evolve(allow_msg_ttl=True))
 
 
 async def _apply(

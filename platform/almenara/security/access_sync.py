@@ -75,6 +75,8 @@ class AccessSync:
 
     async def _exchange(self, shared: SharedValues) -> None:
         await self._read_bases(await shared.identity())
+        # Of what exists, the newest revision may be lower: deletions are stored for some time only.
+        newest = await shared.newest_revision()
         self._revisions, self._reached = {}, 0
         first: dict[str, ValueChange] | None = {}
         async with asyncio.TaskGroup() as group:
@@ -84,6 +86,7 @@ class AccessSync:
                         missing = self._bases.keys() - first.keys() - {IDENTITY}
                         removed = [ValueChange(key, None, 0) for key in missing]
                         await self._accept([*first.values(), *removed])
+                        self._reached = max(self._reached, newest)
                         first, self._shared, self.has_received = None, shared, True
                         group.create_task(self._push_changes())
                 elif first is not None:

@@ -250,3 +250,35 @@ async def test_check_reports_a_different_stream(nats_server: NatsServer) -> None
     assert "Its max_age is 5" in problems
     assert "lost with a server" in problems
     assert "deny_delete" in problems
+
+
+async def test_deletions_of_shared_values_are_stored_for_a_while_only(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("almenara_nats.bus_log.DELETION_TTL", 1.0)
+    log = shared_log(nats_server)
+    bucket, name = log.bus.state_bucket, f"KV_{log.bus.state_bucket}"
+    client = await nats.connect(nats_server.url)
+    jetstream = client.jetstream()
+
+    async def count() -> int:
+        return int((await jetstream.stream_info(name)).state.messages)
+
+    # As an earlier version has created it.
+    await jetstream.create_key_value(bucket=bucket)
+    async with log.connect() as session:
+        revision = await session.state.put("before", b"v", 0)
+        assert revision is not None
+        assert not await session.state.delete("before", revision + 1)
+        assert await session.state.delete("before", revision)
+        await log.prepare()
+        revision = await session.state.put("after", b"v", 0)
+        assert revision is not None
+        assert not await session.state.delete("after", revision + 1)
+        assert await session.state.delete("after", revision)
+        assert await count() == 2
+        async with asyncio.timeout(30):
+            while await count() != 1:
+                await asyncio.sleep(0.1)
+        assert await session.state.put("after", b"w", 0) is not None
+    await client.close()

@@ -113,6 +113,9 @@ class MemoryValues:
     async def identity(self) -> str:
         return "one"
 
+    async def newest_revision(self) -> int:
+        return self._revision
+
 
 def make_token(expires: int) -> ApiToken:
     return ApiToken(
