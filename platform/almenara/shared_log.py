@@ -94,6 +94,9 @@ class SharedObjects(Protocol):
     async def get(self, name: str) -> bytes | None:
         """Return the content of an object; None where it does not exist or is damaged."""
 
+    async def discard(self, name: str) -> None:
+        """Delete an object, which is damaged, so that it can be stored again."""
+
     async def retain(self, names: Collection[str]) -> None:
         """Delete all objects but these, and what interrupted writes have left."""
 

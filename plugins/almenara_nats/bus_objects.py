@@ -50,7 +50,7 @@ class JetStreamObjects:
         start = f"$O.{self.bucket}.M."
         return {
             base64.urlsafe_b64decode(subject.removeprefix(start)).decode()
-            for subject in await self._list_subjects(f"{start}>")
+            for subject in await self._count_messages(f"{start}>")
         }
 
     async def put(self, name: str, content: bytes) -> None:
@@ -87,7 +87,11 @@ class JetStreamObjects:
                 info = await honor_cancellation(self._store.get_info(name))
             except (ObjectNotFoundError, BadObjectMetaError):
                 return None
-            content = await self._read_chunks(f"$O.{self.bucket}.C.{info.nuid}", info.size or 0)
+            chunks = f"$O.{self.bucket}.C.{info.nuid}"
+            # A chunk that is missing would be waited for.
+            if (await self._count_messages(chunks)).get(chunks, 0) < (info.chunks or 0):
+                return None
+            content = await self._read_chunks(chunks, info.size or 0)
         return content if f"SHA-256={encode_digest(content)}" == info.digest else None
 
     async def _read_chunks(self, subject: str, size: int) -> bytes:
@@ -104,6 +108,13 @@ class JetStreamObjects:
                 await finish_within(CLOSE_TIMEOUT, chunks.unsubscribe())
         return bytes(content)
 
+    async def discard(self, name: str) -> None:
+        """Delete the description of an object; `retain` deletes its chunks.
+
+        Raises `NatsUnavailableError`.
+        """
+        await self._purge(self._describe_subject(name))
+
     async def retain(self, names: Collection[str]) -> None:
         """Delete all objects but these. Raises `NatsUnavailableError`."""
         used: set[str] = set()
@@ -112,7 +123,7 @@ class JetStreamObjects:
                 used.add(await self._find_chunks(name))
             else:
                 await self._purge(self._describe_subject(name))
-        for subject in await self._list_subjects(f"$O.{self.bucket}.C.>"):
+        for subject in await self._count_messages(f"$O.{self.bucket}.C.>"):
             if subject not in used:
                 await self._purge(subject)
 
@@ -124,12 +135,13 @@ class JetStreamObjects:
             info = await honor_cancellation(self._store.get_info(name))
         return f"$O.{self.bucket}.C.{info.nuid}"
 
-    async def _list_subjects(self, pattern: str) -> list[str]:
+    async def _count_messages(self, pattern: str) -> dict[str, int]:
+        """Return how many messages there are of each subject that matches."""
         with translated_errors(self.stream):
             info = await honor_cancellation(
                 self._jetstream.stream_info(self.stream, subjects_filter=pattern)
             )
-        return list(info.state.subjects or {})
+        return info.state.subjects or {}
 
     async def _purge(self, subject: str) -> None:
         with translated_errors(self.stream):

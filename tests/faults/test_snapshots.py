@@ -192,6 +192,31 @@ async def test_damaged_snapshot_is_left_out(nats_server: NatsServer, tmp_path: P
         restored = await restore_snapshot(tmp_path / "b", log)
         assert restored is not None
         assert restored.position == older.position
+        # What is damaged is no longer there, so that the next snapshot stores it again.
+        assert not (newer.parts - older.parts) & await object_names(nats_server)
+
+
+async def test_snapshot_without_some_of_its_messages_is_left_out(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await publish(bus, 0, 100)
+        writer = SnapshotWriter(tmp_path / "a", log, BusSettings(), "a")
+        older = await writer.write(bus)
+        await publish(bus, 100, 100)
+        newer = await writer.write(bus)
+    client = await nats.connect(nats_server.url)
+    jetstream = client.jetstream()
+    store = await jetstream.object_store(log.bus.snapshot_bucket)
+    for name in newer.parts - older.parts:
+        chunks = f"$O.{log.bus.snapshot_bucket}.C.{(await store.get_info(name)).nuid}"
+        await jetstream.purge_stream(f"OBJ_{log.bus.snapshot_bucket}", subject=chunks)
+    await client.close()
+    restored = await restore_snapshot(tmp_path / "b", log)
+    assert restored is not None
+    assert restored.position == older.position
 
 
 def test_snapshot_is_due_before_limits_reach_it() -> None:

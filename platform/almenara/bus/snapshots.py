@@ -202,12 +202,24 @@ async def _restore_file(path: Path, file: SnapshotFile, objects: SharedObjects) 
             size = min(PART, file.size - number * PART)
             if await asyncio.to_thread(_has_part, target, number * PART, size, digest):
                 continue
-            content = await objects.get(part_name(digest))
-            if content is None:
-                raise SnapshotDamagedError(f"the part {digest} of a snapshot is missing")
-            data = await asyncio.to_thread(decode_part, content, digest)
+            data = await _read_part(objects, digest)
             await asyncio.to_thread(_write, target, number * PART, data)
         await asyncio.to_thread(_finish_file, target, file.size)
+
+
+async def _read_part(objects: SharedObjects, digest: str) -> bytes:
+    """Return a part of a file. Raises `SnapshotDamagedError`, and discards what is damaged: the
+    next snapshot would not store it again, and no later one could be restored."""
+    name = part_name(digest)
+    content = await objects.get(name)
+    try:
+        if content is not None:
+            return await asyncio.to_thread(decode_part, content, digest)
+    except SnapshotDamagedError:
+        await objects.discard(name)
+        raise
+    await objects.discard(name)
+    raise SnapshotDamagedError(f"the part {digest} of a snapshot is missing")
 
 
 def _has_part(target: BinaryIO, start: int, size: int, digest: str) -> bool:
