@@ -52,7 +52,8 @@ class JetStreamValues:
     ) -> None:
         """`deletion_ttl` are the seconds for which deletions are stored, 0 for as long as the
         bucket stores anything. `identity_check` are those between two checks, while it is watched,
-        that it was not deleted and created again; with 0, only `put` notices that."""
+        that it was not deleted and created again; with 0, only `put` notices that, and the state of
+        the bucket is not requested, which needs a permission."""
         self.bucket, self._connection, self._jetstream = bucket, connection, jetstream
         self._deletion_ttl, self._identity_check = deletion_ttl, identity_check
         self._newest = 0
@@ -112,7 +113,12 @@ class JetStreamValues:
 
     async def watch(self) -> AsyncIterator[ValueChange | None]:
         """Yield the keys and their changes. Raises `NatsUnavailableError`, also once the bucket was
-        deleted and created again."""
+        deleted and created again.
+
+        The client ends the first values too early where they are on their way to it while it
+        requests their number, or where the server with its consumer has fallen behind. With
+        `identity_check`, they end once every key that the leader of the bucket has was yielded.
+        """
         with translated_errors(self.bucket):
             identity = await self.identity() if self._identity_check else ""
             checked = monotonic()
@@ -122,7 +128,12 @@ class JetStreamValues:
                 # The client gives up waiting for its own request, and then finds it completed.
                 raise NatsUnavailableError("the first values did not arrive in time") from None
             try:
+                missing = await self._list_keys() if identity else set()
+                has_ended = is_complete = False
                 while True:
+                    if has_ended and not missing and not is_complete:
+                        is_complete = True
+                        yield None
                     if identity and monotonic() - checked > self._identity_check:
                         await self._check_identity(identity)
                         checked = monotonic()
@@ -135,10 +146,15 @@ class JetStreamValues:
                         # The client does not end a watcher whose connection has ended.
                         if not self._connection.is_connected:
                             raise NatsUnavailableError("the connection has ended") from None
+                        if identity and not is_complete:
+                            # What has expired since does not arrive any more.
+                            missing &= await self._list_keys()
+                            has_ended = has_ended or not missing
                         continue
                     if entry is None:
-                        yield None
+                        has_ended = True
                     else:
+                        missing.discard(entry.key)
                         self._newest = max(self._newest, entry.revision or 0)
                         value = None if entry.operation else entry.value or b""
                         yield ValueChange(entry.key, value, entry.revision or 0)
@@ -160,13 +176,21 @@ class JetStreamValues:
             return
         self._is_recreated = self._is_recreated or current != identity
 
+    async def _list_keys(self) -> set[str]:
+        """Return the keys, with those whose deletion is still stored."""
+        prefix = f"$KV.{self.bucket}."
+        info = await self._info(f"{prefix}>")
+        return {subject.removeprefix(prefix) for subject in info.state.subjects or ()}
+
     async def newest_revision(self) -> int:
         """Return the revision of the last change. Raises `NatsUnavailableError`."""
         return int((await self._info()).state.last_seq)
 
-    async def _info(self) -> StreamInfo:
+    async def _info(self, subjects: str | None = None) -> StreamInfo:
+        """Return the state of the bucket, with the number of messages of some subjects."""
+        request = self._jetstream.stream_info(f"KV_{self.bucket}", subjects_filter=subjects)
         with translated_errors(self.bucket):
-            return await honor_cancellation(self._jetstream.stream_info(f"KV_{self.bucket}"))
+            return await honor_cancellation(request)
 
 
 async def apply_buckets(jetstream: JetStreamContext, bus: JetStreamBusSettings) -> None:

@@ -7,6 +7,7 @@ is written to the file.
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -77,6 +78,7 @@ class AccessSync:
         await self._read_bases(await shared.identity())
         # Of what exists, the newest revision may be lower: deletions are stored for some time only.
         newest = await shared.newest_revision()
+        has_lost_some = newest < self._reached
         self._revisions, self._reached = {}, 0
         first: dict[str, ValueChange] | None = {}
         async with asyncio.TaskGroup() as group:
@@ -84,6 +86,9 @@ class AccessSync:
                 if change is None:
                     if first is not None:
                         missing = self._bases.keys() - first.keys() - {IDENTITY}
+                        if has_lost_some:
+                            await self._forget(missing)
+                            missing = set()
                         removed = [ValueChange(key, None, 0) for key in missing]
                         await self._accept([*first.values(), *removed])
                         self._reached = max(self._reached, newest)
@@ -97,11 +102,15 @@ class AccessSync:
     async def _read_bases(self, identity: str) -> None:
         self._bases = await asyncio.to_thread(shared_values.read_bases, self._store)
         if self._bases.get(IDENTITY) != identity.encode():
-            # Values that were deleted as a whole are not revocations.
-            forgotten = {key: None for key, base in self._bases.items() if not is_deleted(base)}
-            changes: dict[str, bytes | None] = {**forgotten, IDENTITY: identity.encode()}
-            await asyncio.to_thread(shared_values.write, self._store, {}, changes)
-            self._note_bases(changes)
+            await self._forget(self._bases.keys(), {IDENTITY: identity.encode()})
+
+    async def _forget(self, keys: Iterable[str], others: Values | None = None) -> None:
+        """Forget what was shared of some values, and store other bases: what servers have lost, as
+        a whole or the newest of it, was not revoked."""
+        bases = {key: None for key in keys if not is_deleted(self._bases[key])}
+        changes: dict[str, bytes | None] = {**bases, **(others or {})}
+        await asyncio.to_thread(shared_values.write, self._store, {}, changes)
+        self._note_bases(changes)
 
     async def _accept(self, changes: list[ValueChange]) -> None:
         """Merge changes into the file, and apply them to the sessions in memory."""

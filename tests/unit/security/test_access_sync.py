@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from almenara.config import Secret, Settings, StorageSettings
+from almenara.errors import Unavailable
 from almenara.security import shared_values
 from almenara.security.access_sync import AccessSync
 from almenara.security.credentials import Credentials
@@ -94,12 +96,18 @@ class MemoryValues:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.deleted: list[str] = []
-        self._revision = 0
+        self.revision = 0
+        self._changes: asyncio.Queue[ValueChange | None] = asyncio.Queue()
+
+    def end_watch(self) -> None:
+        """Let the client watch again, as after a lost connection."""
+        self._changes.put_nowait(None)
 
     async def put(self, key: str, value: bytes, revision: int) -> int | None:
-        self._revision += 1
+        self.revision += 1
         self.values[key] = value
-        return self._revision
+        self._changes.put_nowait(ValueChange(key, value, self.revision))
+        return self.revision
 
     async def delete(self, key: str, revision: int) -> bool:
         del self.values[key]
@@ -107,14 +115,18 @@ class MemoryValues:
         return True
 
     async def watch(self) -> AsyncIterator[ValueChange | None]:
+        for key, value in self.values.items():
+            yield ValueChange(key, value, self.revision)
         yield None
-        await asyncio.Event().wait()
+        while (change := await self._changes.get()) is not None:
+            yield change
+        raise Unavailable("the connection is lost")
 
     async def identity(self) -> str:
         return "one"
 
     async def newest_revision(self) -> int:
-        return self._revision
+        return self.revision
 
 
 def make_token(expires: int) -> ApiToken:
@@ -122,6 +134,23 @@ def make_token(expires: int) -> ApiToken:
         id="t1", name="ci", hash="x", role=1, grants=(), created=now(), expires=expires,
         created_by="a command",
     )  # fmt: skip
+
+
+@asynccontextmanager
+async def exchanging(credentials: Credentials, shared: MemoryValues) -> AsyncIterator[AccessSync]:
+    """Run the exchange beside the block."""
+
+    async def wait_for_session() -> Any:
+        return SimpleNamespace(state=shared)
+
+    bus: Any = SimpleNamespace(wait_for_session=wait_for_session)
+    sync = AccessSync(credentials, bus, Secret.of("secret"))
+    task = asyncio.create_task(sync.run())
+    try:
+        yield sync
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @pytest.mark.parametrize(
@@ -135,13 +164,7 @@ async def test_revocation_is_stored_once_and_while_it_matters(
     store, shared = AccessStore(tmp_path), MemoryValues()
     store.add_token(make_token(expires))
 
-    async def wait_for_session() -> Any:
-        return SimpleNamespace(state=shared)
-
-    bus: Any = SimpleNamespace(wait_for_session=wait_for_session)
-    sync = AccessSync(credentials, bus, Secret.of("secret"))
-    task = asyncio.create_task(sync.run())
-    try:
+    async with exchanging(credentials, shared) as sync:
         async with asyncio.timeout(10):
             while not shared.values:
                 await asyncio.sleep(0.01)
@@ -156,6 +179,37 @@ async def test_revocation_is_stored_once_and_while_it_matters(
         stamp = store.stamp()
         await sync.share()
         assert store.stamp() == stamp
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+
+
+async def test_values_that_servers_have_lost_are_not_revoked(tmp_path: Path) -> None:
+    credentials = Credentials(Settings(storage=StorageSettings(dir=tmp_path)), "token")
+    await credentials.load()
+    store, shared = AccessStore(tmp_path), MemoryValues()
+    store.add_token(make_token(now() + HOUR))
+    key = f"{TOKEN}t1"
+    async with exchanging(credentials, shared) as sync:
+        async with asyncio.timeout(10):
+            while key not in shared.values or not await sync.catch_up():
+                await asyncio.sleep(0.01)
+            # Without flushing them, the servers have lost their newest messages.
+            shared.values, shared.revision = {}, 0
+            shared.end_watch()
+            while key not in shared.values:
+                await asyncio.sleep(0.01)
+        assert [token.id for token in store.read().tokens] == ["t1"]
+        assert await sync.catch_up()
+
+
+async def test_value_that_is_missing_was_deleted(tmp_path: Path) -> None:
+    credentials = Credentials(Settings(storage=StorageSettings(dir=tmp_path)), "token")
+    await credentials.load()
+    store, shared = AccessStore(tmp_path), MemoryValues()
+    store.add_token(make_token(now() + HOUR))
+    async with exchanging(credentials, shared), asyncio.timeout(10):
+        while not shared.values:
+            await asyncio.sleep(0.01)
+        # Deleted while this replica did not watch, for so long that the deletion has expired.
+        shared.values, shared.revision = {}, shared.revision + 1
+        shared.end_watch()
+        while store.read().tokens:
+            await asyncio.sleep(0.01)
