@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import aclosing, asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,17 @@ async def read_log(*servers: NatsServer | str) -> list[tuple[int, LogBatch]]:
 async def wait_for_batches(origins: Collection[str], *servers: NatsServer) -> None:
     """Return once the bus has stored another batch with signals of each origin."""
     missing = set(origins)
-    async with shared_log(*servers).connect() as session:
-        bounds = await session.bounds()
-        async with aclosing(_read_batches(session, bounds.last + 1)) as reading:
-            async for _, read in reading:
-                missing -= {batch.origin for _, batch in read if batch.signals}
-                if not missing:
-                    return
+    while missing:
+        # A server that has just started refuses requests for a while.
+        with suppress(Unavailable, TimeoutError):
+            async with shared_log(*servers).connect() as session:
+                bounds = await session.bounds()
+                async with aclosing(_read_batches(session, bounds.last + 1)) as reading:
+                    async for _, read in reading:
+                        missing -= {batch.origin for _, batch in read if batch.signals}
+                        if not missing:
+                            return
+        await asyncio.sleep(0.2)
 
 
 async def _read_batches(
