@@ -94,7 +94,7 @@ class LogFollower:
     def _find_start(self, bounds: LogBounds) -> int:
         """Return where to read; raises `LogDivergedError` where that cannot lead to this index."""
         queued = self.queued
-        self._next = 1 if queued is None else min(queued.position + 1, queued.resume_at)
+        self._next = 1 if queued is None else queued.position + 1
         if queued is None:
             if bounds.first > 1:
                 raise LogDivergedError(
@@ -115,6 +115,7 @@ class LogFollower:
                 f" messages up to {queued.position:,} only: those between are deleted"
             )
         # The last message is read again: another one in its place shows that the log has lost it.
+        # A batch whose first part is deleted was given up by its publisher long before.
         return max(min(queued.resume_at, queued.position), bounds.first)
 
     async def _accept(self, message: LogMessage) -> None:

@@ -53,7 +53,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     created: int
     """Microseconds since 1970."""
     resume_at: int
-    """Position from which a replica that starts from it reads the log."""
+    """Position of the first message that a replica which starts from it needs."""
 
 
 class Publish(Protocol):
@@ -156,7 +156,7 @@ class SnapshotWriter:
                 ]
                 manifest = Manifest(
                     created=self._now(), replica=self.replica, identity=position.identity,
-                    position=position.position, resume_at=position.resume_at, files=files,
+                    position=position.position, files=files,
                 )  # fmt: skip
                 await objects.put(manifest.name, encode_manifest(manifest))
                 if publisher is not None:
@@ -200,7 +200,7 @@ def is_usable(record: SnapshotRecord | None, bounds: LogBounds) -> bool:
 
 def record_change(manifest: Manifest) -> StateChange:
     """Return the stored value that records a snapshot."""
-    record = SnapshotRecord(manifest.created, manifest.resume_at)
+    record = SnapshotRecord(manifest.created, manifest.position + 1)
     return (OWNER, SNAPSHOT, msgspec.json.encode(record))
 
 

@@ -63,9 +63,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Of the shared log; see `shared_log.LogBounds`."""
     position: int
     """Position of the last message of the log that the snapshot has."""
-    resume_at: int
-    """Position from which the log is read: earlier than the next message while a batch is
-    incomplete."""
     files: list[SnapshotFile]
 
     @property
@@ -85,7 +82,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the log has everything that follows the snapshot."""
         return (
             self.identity == bounds.identity
-            and bounds.first <= self.resume_at
+            and bounds.first <= self.position + 1
             and self.position <= bounds.last
         )
 

@@ -11,11 +11,13 @@ import pytest
 from nats.js.api import StreamConfig
 
 from almenara.bus.backup import copy_database
+from almenara.bus.log_message import LogBatch, encode_batch
 from almenara.bus.log_state import FencedError
 from almenara.bus.shared import SharedBus
+from almenara.bus.snapshot_writer import SnapshotWriter, is_usable, read_record
 from almenara.bus.storage_errors import StorageError
-from almenara.config import StorageSettings
-from almenara.shared_log import LogMessage
+from almenara.config import BusSettings, StorageSettings
+from almenara.shared_log import LogBounds, LogMessage
 from almenara.signals import Event, Resource, Sample
 from almenara_nats.bus_log import JetStreamLog, JetStreamSession
 from almenara_nats.errors import NatsUnavailableError
@@ -221,6 +223,37 @@ async def test_messages_that_are_deleted_before_they_are_read_are_not_skipped(
     with pytest.raises(StorageError, match="not read message 2 yet"):
         async with SharedBus(settings, log, start_patience=0.5):
             raise AssertionError
+
+
+async def test_batch_that_was_never_completed_stops_no_replica(
+    bus_stream: NatsServer, tmp_path: Path
+) -> None:
+    batch = encode_batch(LogBatch("test", 0, changes=[("p", "k", os.urandom(300))]), bytes(16), 200)
+    log = shared_log(bus_stream)
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        await bus.publish([make_event(1)], "test")
+        # Its publisher is killed after the first part.
+        async with log.connect() as session:
+            await session.append(batch[0], "part")
+        await bus.publish([make_event(2)], "test")
+        await SnapshotWriter(tmp_path / "a", log, BusSettings(), "a").write(bus)
+        client = await nats.connect(bus_stream.url)
+        await client.jetstream().purge_stream("ALMENARA_BUS", seq=3)
+        await client.close()
+    async with (
+        replica(bus_stream, tmp_path / "a") as first,
+        replica(bus_stream, tmp_path / "b") as second,
+    ):
+        assert is_usable(await read_record(second), (await bounds_of(log)))
+        await first.publish([make_event(3)], "test")
+        for each in (first, second):
+            records = await collect_records(each, 0, 3)
+            assert [record.signal.id for record in records] == ["1", "2", "3"]
+
+
+async def bounds_of(log: JetStreamLog) -> LogBounds:
+    async with log.connect() as session:
+        return await session.bounds()
 
 
 async def test_foreign_message_is_left_out(bus_stream: NatsServer, tmp_path: Path) -> None:
