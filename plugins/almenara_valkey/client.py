@@ -9,6 +9,7 @@ from valkey.asyncio import Valkey
 from almenara.sdk import finish_within, honor_cancellation
 from almenara.sdk.servers import Address
 from almenara_valkey.errors import CommandError, translate_error
+from almenara_valkey.replies import BoundedParser
 from almenara_valkey.settings import DeploymentSettings
 
 CLOSE_TIMEOUT: Final = 1.0
@@ -100,6 +101,7 @@ class Connection:
             max_connections=1,
             **tls,
         )
+        client.connection_pool.connection_kwargs["parser_class"] = BoundedParser
         # Replies as the protocol has them: the library's own parsers raise for unusual ones.
         client.response_callbacks.clear()
         return client
