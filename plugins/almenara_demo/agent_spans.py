@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara_demo.processes import pause
+
 AGENTS: Final = ("release-notes", "triage", "code-search")
 MODEL: Final = "qwen-coder-32b"
 TOOLS: Final = ("search_code", "read_file", "run_tests", "open_pull_request", "list_issues")
@@ -107,17 +109,17 @@ def plan_turn(chance: random.Random) -> Iterator[Call]:
         context += output + chance.randrange(200, 2_000)
 
 
-async def run_agents(push: Push, seed: int) -> None:
-    """Run all agents until cancelled."""
+async def run_agents(push: Push, seed: int, stopping: asyncio.Event) -> None:
+    """Run all agents until the demo is stopping, and their turns have ended."""
     async with asyncio.TaskGroup() as group:
         for number, name in enumerate(AGENTS):
-            group.create_task(run_agent(push, name, random.Random(seed + number)))  # nosec B311 # simulates agents
+            group.create_task(run_agent(push, name, random.Random(seed + number), stopping))  # nosec B311 # simulates agents
 
 
-async def run_agent(push: Push, name: str, chance: random.Random) -> None:
-    """Run one agent, turn after turn, until cancelled."""
-    while True:
-        await asyncio.sleep(chance.uniform(*PAUSE))
+async def run_agent(push: Push, name: str, chance: random.Random, stopping: asyncio.Event) -> None:
+    """Run one agent, turn after turn, until the demo is stopping. The last turn ends with the call
+    that it makes then."""
+    while not await pause(chance.uniform(*PAUSE), stopping):
         trace, conversation = secrets.token_hex(16), f"conversation-{secrets.token_hex(3)}"
         identity = {"gen_ai.agent.name": name, "gen_ai.conversation.id": conversation}
         turn = Span(
@@ -125,28 +127,32 @@ async def run_agent(push: Push, name: str, chance: random.Random) -> None:
         )  # fmt: skip
         await push("traces", turn.export("assistants"))
         for call in plan_turn(chance):
+            if stopping.is_set():
+                break
             attributes = {"gen_ai.operation.name": call.operation, **identity, **call.attributes}
             span = Span(call.operation, trace, turn.id, attributes)
             await push("traces", span.export("assistants"))
             if call.operation == MODEL_CALL:
-                await write_text(push, span, call.seconds)
+                await write_text(push, span, call.seconds, stopping)
             else:
-                await asyncio.sleep(call.seconds)
+                await pause(call.seconds, stopping)
             await push("traces", span.export("assistants", time.time_ns(), call.error))
         error = "no answer after three tries" if chance.random() < FAIL_CHANCE else ""
         await push("traces", turn.export("assistants", time.time_ns(), error))
 
 
-async def write_text(push: Push, span: Span, seconds: float) -> None:
-    """Push what the model writes within a span, word by word."""
+async def write_text(push: Push, span: Span, seconds: float, stopping: asyncio.Event) -> None:
+    """Push what the model writes within a span, word by word, until the demo is stopping."""
     words = ANSWER.split()
     for index, word in enumerate(words):
         await push("logs", span.write_chunk("assistants", index, f"{word} "))
-        await asyncio.sleep(seconds / len(words))
+        if await pause(seconds / len(words), stopping):
+            return
 
 
-async def push_spans(address: str, token: str, seed: int) -> None:
-    """Push the spans of all agents to the intake of a running Almenara until cancelled."""
+async def push_spans(address: str, token: str, seed: int, stopping: asyncio.Event) -> None:
+    """Push the spans of all agents to the intake of a running Almenara until the demo is stopping,
+    and their turns have ended."""
     # An optional library, which the demo of Ray needs as well.
     import httpx
 
@@ -160,4 +166,4 @@ async def push_spans(address: str, token: str, seed: int) -> None:
                 # As an exporter does: the span is lost, and the agent goes on.
                 return
 
-        await run_agents(push, seed)
+        await run_agents(push, seed, stopping)

@@ -51,6 +51,13 @@ class Message(msgspec.Struct):
     """Seconds for which its story has no further message."""
 
 
+class Story(msgspec.Struct):
+    """A story that has begun."""
+
+    id: str
+    messages: Iterator[Message]
+
+
 class Fleet:
     """An endless series of messages. The seed determines what happens; ids and times are always
     new."""
@@ -62,10 +69,13 @@ class Fleet:
         self.clock = clock
         self.run = uuid.uuid4().hex[:6].upper()
         self.counter = itertools.count(101)
+        self._stories: list[Story] = []
+        self._unfinished: set[str] = set()
+        """The stories whose council deliberates, or whose task is worked on."""
 
     def messages(self, rate: float) -> Iterator[Message]:
         """Yield messages without end, `rate` per second on average."""
-        stories = [self.story() for _ in range(4)]
+        self._stories = stories = [self._begin_story() for _ in range(4)]
         passed, paused_until = 0.0, [0.0] * len(stories)
         while True:
             index = self.random.randrange(len(stories))
@@ -73,9 +83,9 @@ class Fleet:
                 # One pauses at a time, so that the others go on.
                 index = (index + 1) % len(stories)
             try:
-                message = next(stories[index])
+                message = next(stories[index].messages)
             except StopIteration:
-                stories[index] = self.story()
+                stories[index] = self._begin_story()
                 continue
             message.wait = self.random.expovariate(rate)
             passed += message.wait
@@ -83,9 +93,18 @@ class Fleet:
                 paused_until[index] = passed + message.pause
             yield message
 
-    def story(self) -> Iterator[Message]:
+    def finish(self) -> Iterator[Message]:
+        """Yield the messages that end what agents have begun."""
+        for story in self._stories:
+            while story.id in self._unfinished:
+                yield next(story.messages)
+
+    def _begin_story(self) -> Story:
+        name = f"US-{self.run}-{next(self.counter)}"
+        return Story(name, self.story(name))
+
+    def story(self, story: str) -> Iterator[Message]:
         """Yield the messages of one story, from its creation to its end."""
-        story = f"US-{self.run}-{next(self.counter)}"
         title = self.random.choice(TITLES)
         yield self.enveloped(
             "planning.story.created", "STORY_CREATED", story,
@@ -114,6 +133,7 @@ class Fleet:
         role = self.random.choice(ROLES)
         task = f"task-{story}-{phase.lower()}-{self.random.randrange(1000):03d}"
         agents = [f"agent-{role.lower()}-{number:03d}" for number in range(1, 4)]
+        self._unfinished.add(story)
         yield self.bare(
             "orchestration.deliberation.started", "DELIBERATION_STARTED", story_id=story,
             task_id=task, role=role, num_agents=len(agents), agents=agents,
@@ -138,6 +158,8 @@ class Fleet:
         yield self.enveloped(
             "context.decision.added", "DECISION_ADDED", story, task_id=task, decided_by=winner
         )
+        # The next message is the last one.
+        self._unfinished.discard(story)
         if self.random.random() < 0.12:
             kind, text = self.random.choice(ERRORS)
             yield self.bare(

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from almenara.sdk import honor_cancellation
 from almenara_demo.fleet import Fleet, Message
+from almenara_demo.processes import pause
 
 STREAMS: Final = {
     "PLANNING_EVENTS": "planning.>",
@@ -30,6 +31,11 @@ STALL_PERIOD: Final = 90
 LEADER_LIMIT: Final = 60.0
 """Seconds within which a cluster must have a leader."""
 RETRY_PAUSE: Final = 0.5
+READER: Final = "almenara"
+"""The consumer of Almenara in each stream."""
+READ_INTERVAL: Final = 0.05
+READ_LIMIT: Final = 5.0
+"""Seconds within which Almenara reads the last messages."""
 
 
 async def create_streams(urls: list[str]) -> None:
@@ -64,11 +70,16 @@ async def create_streams(urls: list[str]) -> None:
 
 
 async def publish_messages(
-    urls: list[str], rate: float, seed: int, accept: Callable[[Message], None]
+    urls: list[str],
+    rate: float,
+    seed: int,
+    accept: Callable[[Message], None],
+    stopping: asyncio.Event,
 ) -> None:
-    """Publish the messages of the fleet, `rate` a second on average, until cancelled; `accept` is
-    called with each.
+    """Publish the messages of the fleet, `rate` a second on average, until the demo is stopping;
+    `accept` is called with each.
 
+    What agents have begun then, they finish at once: the next demo in the folder would wait for it.
     In a cluster, a message whose server does not answer is published again, with the same id.
     """
     client = await honor_cancellation(connect_patiently(urls))
@@ -77,7 +88,8 @@ async def publish_messages(
         clock = asyncio.get_running_loop().time
         due = clock()
         batch: list[Message] = []
-        for message in Fleet(seed).messages(rate):
+        fleet, is_repeated = Fleet(seed), len(urls) > 1
+        for message in fleet.messages(rate):
             due += message.wait
             batch.append(message)
             accept(message)
@@ -85,15 +97,40 @@ async def publish_messages(
             # While behind schedule, publish in larger batches instead of dropping messages.
             if ahead <= 0 and len(batch) < BATCH:
                 continue
-            async with asyncio.TaskGroup() as group:
-                for item in batch:
-                    if len(urls) > 1:
-                        item.headers = {**item.headers, "Nats-Msg-Id": uuid.uuid4().hex}
-                    group.create_task(publish_message(jetstream, item, len(urls) > 1))
+            await publish_batch(jetstream, batch, is_repeated)
             batch.clear()
-            await asyncio.sleep(max(ahead, 0))
+            if await pause(max(ahead, 0), stopping):
+                break
+        last = list(fleet.finish())
+        for message in last:
+            accept(message)
+        await publish_batch(jetstream, last, is_repeated)
+        await wait_until_read(jetstream)
     finally:
         await client.close()
+
+
+async def publish_batch(jetstream: Any, batch: Sequence[Message], is_repeated: bool) -> None:
+    """Publish messages at the same time."""
+    async with asyncio.TaskGroup() as group:
+        for message in batch:
+            if is_repeated:
+                message.headers = {**message.headers, "Nats-Msg-Id": uuid.uuid4().hex}
+            group.create_task(publish_message(jetstream, message, is_repeated))
+
+
+async def wait_until_read(jetstream: Any) -> None:
+    """Wait until Almenara has stored what the streams have, or for some seconds."""
+    from nats.errors import Error as NatsError
+
+    with contextlib.suppress(NatsError, TimeoutError):
+        async with asyncio.timeout(READ_LIMIT):
+            for stream in STREAMS:
+                while True:
+                    consumer = await honor_cancellation(jetstream.consumer_info(stream, READER))
+                    if not consumer.num_pending and not consumer.num_ack_pending:
+                        break
+                    await asyncio.sleep(READ_INTERVAL)
 
 
 async def publish_message(jetstream: Any, message: Message, is_repeated: bool) -> None:

@@ -105,6 +105,14 @@ async def wait_for(
         await asyncio.sleep(POLL_INTERVAL)
 
 
+async def pause(seconds: float, stopping: asyncio.Event) -> bool:
+    """Sleep, less where the demo is stopping; return whether it is."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    return stopping.is_set()
+
+
 def locate(folder: Path, name: str) -> Path:
     """The absolute path of a name in the folder: Almenara may have another working directory."""
     return folder.absolute() / name

@@ -43,6 +43,8 @@ SIMULATED_PODS: Final = 180
 RAY_NAMESPACE: Final = "ray"
 ABANDON_AFTER: Final = 600
 """Seconds of silence after which a deliberation of the simulated fleet has failed."""
+END_LIMIT: Final = 10.0
+"""Seconds that the simulated agents have to end what they do."""
 USAGE_EVERY: Final = 5
 """Seconds between measurements of the simulated cluster, so that charts fill soon."""
 
@@ -92,13 +94,12 @@ async def run_demo(options: Options) -> None:
                 click.echo(describe_demo(options, nats, almenara))
             (address,) = almenara.urls
             loads = [
-                publish_messages(nats.urls, options.rate, options.seed, context.accept),
-                run_stalling_consumer(nats.urls),
-                push_spans(address, token, options.seed),
+                publish_messages(nats.urls, options.rate, options.seed, context.accept, stopping),
+                push_spans(address, token, options.seed, stopping),
             ]
             processes = {**nats.processes, **almenara.processes, **vllm.processes}
-            await run_loads(loads, options, processes, stopping)
-            click.echo("Stopping.")
+            consumer = run_stalling_consumer(nats.urls)
+            await run_loads(loads, consumer, options, processes, stopping)
 
 
 class Servers(msgspec.Struct, kw_only=True):
@@ -164,22 +165,26 @@ def describe_demo(options: Options, nats: Servers, almenara: Servers) -> str:
 
 async def run_loads(
     loads: Sequence[Coroutine[Any, Any, object]],
+    consumer: Coroutine[Any, Any, object],
     options: Options,
     processes: Mapping[str, Process],
     stopping: asyncio.Event,
 ) -> None:
-    """Publish, push and consume until the demo is stopping. Raises `DemoError` where a process
-    exits."""
+    """Publish, push and consume until the demo is stopping, and the loads have ended. Raises
+    `DemoError` where a process exits."""
+    ending = [asyncio.create_task(load) for load in loads]
     calls = [
-        *loads,
+        consumer,
         *[fail_on_exit(name, each, options.data_dir) for name, each in processes.items()],
         stopping.wait(),
     ]
-    tasks = [asyncio.create_task(call) for call in calls]
+    tasks = [*ending, *[asyncio.create_task(call) for call in calls]]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        click.echo("Stopping.")
+        await asyncio.wait(ending, timeout=END_LIMIT)
     finally:
         for task in tasks:
             task.cancel()
@@ -209,7 +214,7 @@ def make_environment(
         "ALMENARA_PLUGINS__NATS__SERVERS": msgspec.json.encode(nats_urls).decode(),
         "ALMENARA_PLUGINS__AGENTS__ENABLED": "true",
         "ALMENARA_PLUGINS__AGENTS__TEXTS": "viewer",
-        # What an earlier demo left unfinished when it was stopped has no end.
+        # What an earlier demo left unfinished when it was killed has no end.
         "ALMENARA_PLUGINS__AGENTS__ABANDON_AFTER": str(ABANDON_AFTER),
         "ALMENARA_PLUGINS__AGENTS__PRICES": msgspec.json.encode(PRICES).decode(),
         f"ALMENARA_INTAKE__{INTAKE.upper()}__KIND": "otlp",

@@ -1,5 +1,6 @@
 """The simulated fleet publishes on every stream, at its rate, and repeatably."""
 
+import contextlib
 import itertools
 import json
 from collections import Counter
@@ -43,6 +44,31 @@ def test_fleet_uses_every_stream_and_every_message_format() -> None:
         for message in messages
         if message.subject.endswith(".failed")
     )
+
+
+def test_fleet_that_stops_finishes_what_its_agents_have_begun() -> None:
+    ends = {
+        "DELIBERATION_STARTED": "DELIBERATION_COMPLETED",
+        "vllm_stream_start": "vllm_stream_complete",
+    }  # fmt: skip
+    unfinished = 0
+    for count in range(200, 400, 7):
+        fleet = Fleet(count)
+        messages = list(itertools.islice(fleet.messages(50), count))
+        last = list(fleet.finish())
+        unfinished += bool(last)
+        kinds: Counter[str] = Counter()
+        tasks = 0
+        for message in (*messages, *last):
+            with contextlib.suppress(ValueError):
+                body = json.loads(message.payload)
+                kinds[body.get("event_type") or body.get("type") or ""] += 1
+                tasks += message.subject == "orchestration.task.dispatched"
+                # A proposal has no duration.
+                tasks -= message.subject.startswith("agent.") and "duration_ms" in body
+        assert [kinds[start] - kinds[end] for start, end in ends.items()] == [0, 0]
+        assert tasks == 0
+    assert unfinished > 10
 
 
 def test_fleet_publishes_at_its_rate_on_average() -> None:
