@@ -139,6 +139,7 @@ def test_silence_form_previews_and_creates(pods: Pods, page: Page) -> None:
     page.get_by_role("button", name="Create").click()
     row = page.get_by_role("row", name=re.compile("upgrade"))
     expect(row).to_be_visible()
+    expect(row.locator("td[data-label='Ends'] time")).to_have_text("in 4h")
     row.get_by_role("button", name=re.compile("^End silence")).click()
     expect(page.get_by_text("No silences.")).to_be_visible()
 

@@ -95,6 +95,15 @@ def format_duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
+def format_remaining(seconds: float) -> str:
+    """A time that is left, to the nearest unit: `7 d`, `6 d 23 h`, `4 h`, `3 min 5 s`."""
+    unit = 3600 if seconds >= 172_700 else 60 if seconds >= 3570 else 1
+    text = format_duration(round(seconds / unit) * unit)
+    for nothing in (" 0 h", " 0 min", " 0 s"):
+        text = text.removesuffix(nothing)
+    return text
+
+
 AGE_UNITS: Final = (
     # Below how many seconds, the unit, and the smaller unit of the remainder.
     (120, "s", ""), (600, "m", "s"), (10_800, "m", ""), (28_800, "h", "m"), (172_800, "h", ""),

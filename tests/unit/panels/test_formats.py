@@ -2,7 +2,7 @@
 
 import pytest
 
-from almenara.panels.formats import format_age, format_duration, format_value
+from almenara.panels.formats import format_age, format_duration, format_remaining, format_value
 from almenara.panels.line_chart import round_up
 
 
@@ -45,3 +45,14 @@ def test_format_age_is_as_short_as_that_of_kubectl() -> None:
         float("inf"): "\u2013", float("nan"): "\u2013",
     }  # fmt: skip
     assert {seconds: format_age(seconds) for seconds in ages} == ages
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (7 * 86_400 - 0.2, "7 d"), (6 * 86_400 + 82_000, "6 d 23 h"), (14_399.5, "4 h"),
+        (3_599.8, "1 h"), (185, "3 min 5 s"), (59.8, "1 min"),
+    ],
+)  # fmt: skip
+def test_format_remaining_rounds_to_the_nearest_unit(seconds: float, text: str) -> None:
+    assert format_remaining(seconds) == text

@@ -10,7 +10,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from litestar.response import Redirect
 
-from almenara.panels.formats import format_duration
+from almenara.panels.formats import format_remaining
 from almenara.scope import Grant
 from almenara.security.auth_context import AuthContext
 from almenara.security.errors import Unauthenticated
@@ -173,7 +173,7 @@ def _token_row(token: ApiToken) -> dict[str, Any]:
         "role": describe_role(token),
         "permissions": "; ".join(describe_scope(identity_of(token))),
         "created_by": token.created_by,
-        "expires": f"in {format_duration(remaining)}" if remaining > 0 else "expired",
+        "expires": f"in {format_remaining(remaining)}" if remaining > 0 else "expired",
     }
 
 

@@ -29,6 +29,10 @@
   if (current)
     new ResizeObserver(() => current.scrollIntoView({ block: "nearest", inline: "nearest" })).observe(current.parentElement);
 
+  // The response to a form that must not be sent again is reloaded as the page with the form.
+  const reload = document.querySelector("[data-reload]")?.dataset.reload;
+  if (reload) history.replaceState(history.state, "", reload);
+
   // ---- state of the connection
 
   const indicator = byId("live");

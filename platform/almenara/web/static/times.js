@@ -36,9 +36,18 @@ const almenaraTimes = (() => {
     const length = Math.abs(passed);
     if (length < 1000) return "now";
     if (length > 365 * 86_400_000) return new Date(moment).toISOString().slice(0, 10);
+    if (passed < 0) return "in " + formatRemaining(length);
     const [unit, letter] = UNITS.find(([unit]) => length >= unit);
-    const text = Math.floor(length / unit) + letter;
-    return passed < 0 ? "in " + text : text;
+    return Math.floor(length / unit) + letter;
+  };
+  // What has just been set to end in 4 hours ends in 4h, not in 3h.
+  const formatRemaining = (length) => {
+    const place = UNITS.findIndex(([unit]) => length >= unit * 0.99);
+    const [unit, letter] = UNITS[place];
+    const [smaller, smallerLetter] = UNITS[place + 1] ?? UNITS[place];
+    const parts = Math.round(length / smaller);
+    const [whole, rest] = [Math.floor((parts * smaller) / unit), parts % (unit / smaller)];
+    return whole + letter + (rest && whole < 10 ? rest + smallerLetter : "");
   };
 
   // All times of a page are in one zone, which the page names: UTC, as the server writes them, or
