@@ -29,7 +29,7 @@ RULES: Final = (
         severity="ERROR",
         annotations={
             "summary": "Pod {{ namespace }}/{{ name }} is crash-looping after"
-            " {{ state.restarts|default(0) }} restarts",
+            " {{ state.restarts|default(0) }} restart{{ '' if state.restarts == 1 else 's' }}",
         },
         runbook=f"{DOCS}/debug-application/debug-pods/",
     ),
@@ -68,7 +68,8 @@ RULES: Final = (
         name="kubernetes-job-failed",
         when=Condition(events=EventCondition(types=["kubernetes.job.failed"], within=3600.0)),
         group_by=["origin", "namespace", "subject"],
-        annotations={"summary": "Job {{ subject }} failed"},
+        # The subject names the kind: `job/shop/backup`.
+        annotations={"summary": "{{ subject|capitalize }} failed"},
     ),
     AlertRule(
         name="kubernetes-certificate-expires",

@@ -41,3 +41,19 @@ def test_renderer_leaves_out_line_breaks_inside_tables_of_plugins(tmp_path: Path
     text = renderer.render("own/pods.html", {"name": "web", "missing": ""})
     # Between other elements a browser shows a line break as a space.
     assert text == ("<table><tr><td>web</td><td>2</td></tr></table>\n<b>a</b>\n<i>b</i>\n")
+
+
+@pytest.mark.parametrize(("events", "text"), [(1, "1 event, 1 error"), (2, "2 events, 2 errors")])
+def test_histogram_counts_one_event_in_the_singular(events: int, text: str) -> None:
+    bar = {
+        "link": "/events", "start": 0, "count": events, "errors": events, "place": 0, "height": 1,
+        "error_height": 1,
+    }  # fmt: skip
+    values = {
+        "bars": [bar], "total": events, "errors": events, "width": 30, "first": 0,
+        "last": 30_000_000,
+    }  # fmt: skip
+    html = str(Renderer().render("histogram.html", values))
+    assert f"{text}</title>" in html
+    caption = " ".join(jinja2.filters.do_striptags(html.partition("<figcaption>")[2]).split())
+    assert f"{text}, 30 s per bar" in caption
