@@ -94,6 +94,8 @@ def test_alert_appears_is_acknowledged_by_keyboard_and_resolves(pods: Pods, page
     button = urgent.get_by_role("button", name="Acknowledge Pod web-0 is crash-looping")
     button.focus()
     page.keyboard.press("Enter")
+    # Where the next alert of the rule would be: the page does not start again at its top.
+    expect(page).to_have_url(f"{pods.almenara.url}/alerts#rule-crash-looping")
     acknowledged = page.get_by_role("region", name="Acknowledged")
     expect(acknowledged.get_by_role("link", name="Pod web-0 is crash-looping")).to_be_visible()
     expect(badge).to_have_count(0)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 from litestar import Response, post
@@ -178,7 +179,9 @@ async def acknowledge(request: PageRequest, services: NamedDependency[Services])
     form = await read_form(request)
     key = form.get("alert", "")
     await acknowledge_alert(request, services, key, form.get("comment", ""))
-    return Redirect("/alerts" if "comment" not in form else f"/alerts/rules/{key}", status_code=303)
+    # The list opens at the other alerts of the rule, so that the next can be acknowledged.
+    others = f"/alerts#rule-{quote(key.partition('/')[0])}"
+    return Redirect(others if "comment" not in form else f"/alerts/rules/{key}", status_code=303)
 
 
 @post("/alerts/unacknowledge", name="unacknowledge alert", opt=OPERATOR, include_in_schema=False,
