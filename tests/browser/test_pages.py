@@ -1,4 +1,5 @@
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -411,3 +412,17 @@ def test_events_page_refuses_an_empty_time_range(idle_almenara: Almenara, page: 
     assert response.status == 400
     expect(page.locator("main")).to_contain_text("the time range is empty")
     expect(page.locator("#filter-since")).to_have_value("2026-03-02T00:00:00Z")
+
+
+def test_times_of_events_are_whole_without_javascript(
+    almenara: Almenara, publisher: RawClient, browser: Browser
+) -> None:
+    publisher.publish("fleet.one", b'{"n": 1}')
+    almenara.wait_for_events(1)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(almenara.url + "/events")
+    time_of_day = page.locator(".event-link > time").first
+    expect(time_of_day).to_have_text(re.compile(r"^\d\d:\d\d:\d\d\.\d{3}$"))
+    assert time_of_day.evaluate("time => time.scrollWidth <= time.clientWidth")
+    context.close()
