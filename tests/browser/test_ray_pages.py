@@ -32,3 +32,14 @@ def test_span_of_the_timeline_changes_on_the_page_with_its_filters(
     expect(page).to_have_url(re.compile(r"/dashboards/ray\?status=SUCCEEDED&span=3h(#|$)"))
     expect(timeline.locator("a[aria-current]")).to_have_text("3h")
     expect(timeline).to_be_in_viewport()
+
+
+def test_failed_runs_of_a_long_entrypoint_are_visible(almenara: Almenara, page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(almenara.url + "/dashboards/ray")
+    lanes = page.locator(".ray-lane-name")
+    expect(lanes.locator(".bad").first).to_be_visible()
+    assert lanes.evaluate_all(
+        "lanes => lanes.every(lane => [...lane.children].every(child =>"
+        " child.getBoundingClientRect().right <= lane.getBoundingClientRect().right + 1))"
+    )
