@@ -15,6 +15,7 @@ import msgspec
 from almenara.config.model import Settings, nested_structs
 from almenara.config.secrets import Secret
 from almenara.config.suggestions import suggest, suggest_number
+from almenara.config.type_words import describe_mismatch, name_type, show_value
 from almenara.config.yaml_text import YamlError, parse_yaml
 from almenara.errors import ConfigError
 from almenara.urls import redact_urls
@@ -25,7 +26,7 @@ SECRET_NAME_PARTS: Final = ("password", "token", "secret", "nkey", "seed")
 SECRET_ERROR: Final = "secret: "  # noqa: S105
 """Marks the errors of secrets, since msgspec wraps them in its own."""
 ENUM_ERROR: Final = "Invalid enum value"
-NUMBER_ERRORS: Final = ("Expected `int`, got `str`", "Expected `float`, got `str`")
+NUMBER_ERROR: Final = re.compile(r"Expected `(int|float)( \| null)?`, got `str`")
 PLAIN_WORD: Final = re.compile(r"[A-Za-z]{0,12}|[0-9.]{0,6}")
 MAX_SHOWN_VALUE: Final = 120
 
@@ -50,7 +51,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
         except YamlError as error:
             raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} contains {type(tree).__name__}, expected `name: value` lines")
+        raise ConfigError(f"{path} contains {name_type(tree)}, expected `name: value` lines")
     apply_environment(tree, environment)
     return decode_settings(Settings, tree, place="")
 
@@ -93,13 +94,11 @@ def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
             raise ConfigError(f"{setting}: {message.removeprefix(SECRET_ERROR)}") from None
         value = _displayed_value(kind, tree, path)
         if message.startswith(ENUM_ERROR) and (choices := _literal_choices(kind, path)):
-            shown = f" {value}" if value else ""
-            raise ConfigError(
-                f"{setting}: {ENUM_ERROR}{shown}, expected one of {choices}"
-            ) from None
-        suffix = f", found {value}" if value else ""
-        hint = suggest_number(value) if message.startswith(NUMBER_ERRORS) else ""
-        raise ConfigError(f"{setting}: {redact_urls(message)}{suffix}{hint}") from None
+            shown = f", found {value}" if value else ""
+            raise ConfigError(f"{setting}: expected one of {choices}{shown}") from None
+        hint = suggest_number(value) if NUMBER_ERROR.match(message) else ""
+        reason = describe_mismatch(redact_urls(message), value)
+        raise ConfigError(f"{setting}: {reason}{hint}") from None
     except Exception as error:
         # msgspec reports a ValueError or TypeError of `__post_init__` as above. The text of any
         # other error may contain a value.
@@ -208,7 +207,7 @@ def _displayed_value(kind: Any, tree: Any, path: str) -> str:
     )
     if may_be_secret and isinstance(value, str) and not PLAIN_WORD.fullmatch(value):
         return f"a text of {len(value)} characters"
-    return redact_urls(repr(value))[:MAX_SHOWN_VALUE]
+    return redact_urls(show_value(value))[:MAX_SHOWN_VALUE]
 
 
 def _has_secret(kind: Any) -> bool:

@@ -18,6 +18,7 @@ from almenara.config.intake import IntakeSettings, check_intake_names
 from almenara.config.rules import IngestRule, RedactionSettings, RetentionRule, check_ages
 from almenara.config.samples import SampleSettings
 from almenara.config.secrets import Secret
+from almenara.config.type_words import name_type
 
 
 class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -462,7 +463,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         for name, tree in self.plugins.items():
             if name != "disabled" and tree is not None and not isinstance(tree, dict):
                 raise ValueError(
-                    f"plugins.{name} must contain `name: value` lines, found {type(tree).__name__}"
+                    f"plugins.{name} must contain `name: value` lines, found {name_type(tree)}"
                 )
 
     @property

@@ -384,7 +384,7 @@ async def test_alertmanager_basic_authentication(receiver: HttpReceiver) -> None
 @pytest.mark.parametrize(
     ("kind", "settings", "reason"),
     [
-        ("slack", {"channel": "C"}, "missing required field `token`"),
+        ("slack", {"channel": "C"}, "token is missing"),
         ("webhook", {"url": "ftp://x"}, "must start with http:// or https://"),
         ("webhook", {"url": "https://user:pass@x"}, "must not contain a user name or password"),
         ("webhook", {"url": "https://x", "format": "v3"}, "expected one of alertmanager"),

@@ -34,16 +34,17 @@ RULE = "storage:\n  {}_rules:\n  - match: {}\n    {}\n"
         ("- a\n", "expected `name: value`"),
         (
             "storage: {retention_age: 7d}",
-            "storage.retention_age: Expected `float`, got `str`, found '7d'; times are in seconds,"
+            "storage.retention_age: expected a number, found '7d'; times are in seconds,"
             " so write 604800",
         ),
         ("storage: {retention_size: 1.5 GiB}", "sizes are in bytes, so write 1610612736"),
         ("storage: {retention_size: 10GB}", "sizes are in bytes, so write 10000000000"),
+        ("server: {tls: 5}", "server.tls: expected `name: value` lines or null, found 5"),
         ("a: [", "not YAML"),
         ("storge: {}\n", "did you mean storage?"),
         (
             RULE.format("ingest", "{type: a}", "keep: 2"),
-            "ingest_rules[0].keep: Expected `float` <= 1",
+            "ingest_rules[0].keep: expected a number of at most 1",
         ),
         (
             RULE.format("ingest", "{tpye: a}", "keep: 0"),
@@ -55,7 +56,7 @@ RULE = "storage:\n  {}_rules:\n  - match: {}\n    {}\n"
         ),
         (
             RULE.format("ingest", "{type: a, severity_below: BAD}", "keep: 0"),
-            "severity_below: Invalid enum value 'BAD', expected one of INFO, WARN, ERROR, FATAL",
+            "severity_below: expected one of INFO, WARN, ERROR, FATAL, found 'BAD'",
         ),
         (
             RULE.format("retention", "{type: a}", "age: 9e9"),
