@@ -154,15 +154,15 @@ async def exchanging(credentials: Credentials, shared: MemoryValues) -> AsyncIte
 
 
 @pytest.mark.parametrize(
-    ("expires", "is_remembered"), [(now() + HOUR, True), (now() - DELETED_MARGIN - HOUR, False)]
+    ("lifetime", "is_remembered"), [(HOUR, True), (-DELETED_MARGIN - HOUR, False)]
 )
 async def test_revocation_is_stored_once_and_while_it_matters(
-    tmp_path: Path, expires: int, is_remembered: bool
+    tmp_path: Path, lifetime: int, is_remembered: bool
 ) -> None:
     credentials = Credentials(Settings(storage=StorageSettings(dir=tmp_path)), "token")
     await credentials.load()
     store, shared = AccessStore(tmp_path), MemoryValues()
-    store.add_token(make_token(expires))
+    store.add_token(make_token(now() + lifetime))
 
     async with exchanging(credentials, shared) as sync:
         async with asyncio.timeout(10):
