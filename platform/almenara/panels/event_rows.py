@@ -19,9 +19,10 @@ LEADING_FIELDS: Final = (
 )  # fmt: skip
 """Fields of a payload that people read first; they are written without their names."""
 RANK: Final = {name: place for place, name in enumerate(LEADING_FIELDS)}
-OMITTED_FIELDS: Final = frozenset(
-    ("event_type", "type", "timestamp", "idempotency_key", "correlation_id", "producer", "metadata")
-)
+OMITTED_FIELDS: Final = frozenset((
+    "event_type", "type", "timestamp", "idempotency_key", "correlation_id", "producer", "metadata",
+    "cause",
+))  # fmt: skip
 """Fields that other columns of a row show, or that no one reads in a row."""
 LARGE: Final = 10_000
 """Fractions have no fractional digits from here on."""
@@ -72,7 +73,7 @@ def _summarize_fields(data: Mapping[str, Any]) -> str:
             continue
         value = fields[name]
         for inner_name, inner in value.items() if isinstance(value, dict) else ((name, value),):
-            if (text := _format_value(inner)) is None:
+            if inner_name in OMITTED_FIELDS or (text := _format_value(inner)) is None:
                 continue
             parts.append(text if inner_name in RANK else f"{inner_name[:MAX_PART]}={text}")
             length += len(parts[-1])
