@@ -19,8 +19,9 @@ STEP: Final = 0.002
 def make_message(number: int, types: int) -> tuple[bytes, bytes]:
     """Subject and payload of an event with the current time."""
     kind = number % types
+    # As text: rows of events omit times that are numbers.
     payload = (
-        b'{"stamp":%d,"event_type":"BENCH_%d","story_id":"US-%d","task_id":"task-%06d","role":"DEV",'
+        b'{"stamp":"%d","event_type":"BENCH_%d","story_id":"US-%d","task_id":"task-%06d","role":"DEV",'
         b'"num_agents":3,"agents":["agent-dev-001","agent-dev-002","agent-dev-003"]}'
     ) % (time.time_ns() // 1000, kind, number % 500, number)
     return b"bench.%d" % kind, payload

@@ -26,7 +26,7 @@ import uvloop
 
 VISIBLE: Final = 100
 ROW: Final = re.compile(r'data-sequence="(\d+)".*?stamp=(\d{16})', re.DOTALL)
-STAMP: Final = re.compile(rb'"stamp":(\d{16})')
+STAMP: Final = re.compile(rb'"stamp":"(\d{16})"')
 MARK: Final = b'"stamp":'
 MISSED: Final = re.compile(r"<b>([\d,]+)(\+?) events</b>")
 SYNC: Final = zlib.compressobj(wbits=-15).flush(zlib.Z_SYNC_FLUSH)[-4:]
