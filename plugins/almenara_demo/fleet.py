@@ -52,7 +52,7 @@ class Message(msgspec.Struct):
 
 
 class Story(msgspec.Struct):
-    """A story that has begun."""
+    """A story in progress."""
 
     id: str
     messages: Iterator[Message]
@@ -94,7 +94,7 @@ class Fleet:
             yield message
 
     def finish(self) -> Iterator[Message]:
-        """Yield the messages that end what agents have begun."""
+        """Yield the messages that end the work of all agents."""
         for story in self._stories:
             while story.id in self._unfinished:
                 yield next(story.messages)

@@ -79,7 +79,7 @@ async def publish_messages(
     """Publish the messages of the fleet, `rate` a second on average, until the demo is stopping;
     `accept` is called with each.
 
-    What agents have begun then, they finish at once: the next demo in the folder would wait for it.
+    The agents finish their work at once then: the next demo in the folder would wait for it.
     In a cluster, a message whose server does not answer is published again, with the same id.
     """
     client = await honor_cancellation(connect_patiently(urls))

@@ -107,11 +107,12 @@ class SharedStateStore:
 
     async def _follow(self, shared: SharedValues) -> None:
         await self._compare_identity(await shared.identity())
+        newest = await shared.newest_revision()
         first: dict[str, ValueChange | None] | None = {}
         async for signed in shared.watch():
             if signed is None:
                 if first is not None:
-                    await self._merge(shared, first)
+                    await self._merge(shared, first, newest)
                     first = None
             elif not signed.key.startswith(self._prefixes):
                 continue
@@ -139,16 +140,26 @@ class SharedStateStore:
             changes = {key: StoredValue(stored.value, 0) for key, stored in copy.items()}
             await self._store({**changes, IDENTITY: StoredValue(identity.encode(), 0)})
 
-    async def _merge(self, shared: SharedValues, first: dict[str, ValueChange | None]) -> None:
-        """Apply what exists, share what only the copy has, and delete what was deleted."""
+    async def _merge(
+        self, shared: SharedValues, first: dict[str, ValueChange | None], newest: int
+    ) -> None:
+        """Apply what exists, share what only the copy has, and delete what was deleted; `newest` is
+        the newest revision that existed before."""
         for change in first.values():
             if change is not None:
                 await self._accept(change)
         self._shared = shared
         for key, stored in (await self._copy.list_values()).items():
-            if key in first or not key.startswith(self._prefixes):
+            if not key.startswith(self._prefixes):
                 continue
-            if stored.revision:
+            if stored.revision > newest:
+                # The servers have lost their newest messages; what they have is older.
+                await self._store({key: StoredValue(stored.value, 0)})
+                older = first.get(key)
+                await self.put(key, stored.value, older.revision if older is not None else 0)
+            elif key in first:
+                continue
+            elif stored.revision:
                 await self._store({key: None})
             else:
                 await self.put(key, stored.value, 0)

@@ -1,6 +1,7 @@
 """Saved dashboards of two replicas on a real nats-server."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -156,3 +157,29 @@ async def test_replicas_follow_a_bucket_that_was_created_again(
                 else:
                     break
         await until(lambda: titles(two) == ["Second"], "the change on both", PATIENCE)
+
+
+async def test_dashboards_that_servers_have_lost_are_shared_again(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    """As after a power failure, before which the newest messages were not flushed."""
+    await shared_log(nats_server).prepare()
+    data, older = nats_server.folder / "data", nats_server.folder / "older"
+    async with running(nats_server, tmp_path / "a") as one:
+        await save(one, "First", 0)
+        nats_server.stop()
+        shutil.copytree(data, older)
+        nats_server.start()
+        await save(one, "Second", 1)
+        await save(one, "New", 0, "other")
+    nats_server.stop()
+    shutil.rmtree(data)
+    older.rename(data)
+    nats_server.start()
+    async with (
+        running(nats_server, tmp_path / "a") as one,
+        running(nats_server, tmp_path / "b") as two,
+    ):
+        await until(lambda: sorted(titles(two)) == ["New", "Second"], "both on another one", PATIENCE)
+        await save(one, "Third", 2)
+        await until(lambda: sorted(titles(two)) == ["New", "Third"], "the change on both", PATIENCE)

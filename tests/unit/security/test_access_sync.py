@@ -53,7 +53,7 @@ class OneReplica:
 
 
 class CountingLock(asyncio.Lock):
-    """Counts who wanted to acquire it."""
+    """Counts the tasks that acquire it or wait for it."""
 
     requests = 0
 
