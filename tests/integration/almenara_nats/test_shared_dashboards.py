@@ -180,6 +180,6 @@ async def test_dashboards_that_servers_have_lost_are_shared_again(
         running(nats_server, tmp_path / "a") as one,
         running(nats_server, tmp_path / "b") as two,
     ):
-        await until(lambda: sorted(titles(two)) == ["New", "Second"], "both on another one", PATIENCE)
+        await until(lambda: sorted(titles(two)) == ["New", "Second"], "both", PATIENCE)
         await save(one, "Third", 2)
-        await until(lambda: sorted(titles(two)) == ["New", "Third"], "the change on both", PATIENCE)
+        await until(lambda: sorted(titles(two)) == ["New", "Third"], "the change", PATIENCE)
