@@ -35,6 +35,8 @@ VIOLATION: Final = re.compile(
 )
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds until a connection that does not close is aborted."""
+FLUSH_TIMEOUT: Final = 10
+"""Seconds until a flush without an answer fails."""
 CONNECT_STAGGER: Final = 0.5
 """Seconds after which the next server is tried as well: one that is frozen accepts connections and
 sends nothing."""
@@ -168,6 +170,12 @@ class Connection(Client):
         """Publish, and name the subject in the report if it is denied."""
         self._remember(subject)
         await self.publish(subject, payload, reply=reply)
+
+    async def flush(self, timeout: int = FLUSH_TIMEOUT) -> None:  # noqa: ASYNC109  # the client's
+        """Return once the server has processed everything that was sent before."""
+        # The client writes its PING past what is pending, and the PONG would confirm less.
+        await self._flush_pending(force_flush=True)
+        await super().flush(timeout)
 
     async def request(
         self,

@@ -72,6 +72,30 @@ async def test_frozen_server_does_not_delay_the_connection_to_another_one(tmp_pa
         first.thaw()
 
 
+async def test_flush_confirms_what_was_sent_before() -> None:
+    lines: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"max_payload":1048576,"headers":true}\r\n')
+        async for line in reader:
+            lines.append(line.partition(b" ")[0].strip())
+            if lines[-1] == b"PING":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = NatsSettings(servers=[f"nats://127.0.0.1:{port}"], ping_interval=20)
+        connection = await connect(settings)
+        lines.clear()
+        await connection.subscribe("events")
+        await connection.publish("events", b"")
+        await connection.flush()
+        # The empty line is the payload of the message.
+        assert lines == [b"SUB", b"PUB", b"", b"PING"]
+        await close(connection)
+
+
 async def test_request_that_may_be_repeated_is_sent_again_until_it_is_answered(
     nats_server: NatsServer,
 ) -> None:
