@@ -1,8 +1,8 @@
 """Replicas that share a bus, against one process with the embedded bus: `make bench-replicas`.
 
 Everything runs on one machine: replicas, three nats-servers, load and viewers. `--short`
-measures little and judges no speed: it fails where something breaks. Parts can be named:
-`python tests/benchmarks/replicas.py handover`.
+measures little and judges no speed: it fails where something breaks. Parts can be named, and pages
+and load chosen: `python tests/benchmarks/replicas.py pages --pages 5000 --rate 2`.
 """
 
 import argparse
@@ -228,8 +228,8 @@ def measure_pages(folder: Path, size: Size) -> Iterator[Result]:
             return (sum(map(read_cpu, pids)) - before) / (time.monotonic() - started) / count
 
     one, three = measure(1), measure(3)
-    yield Result(f"processor of each of 3 replicas, {size.pages:,} pages each",
-                 f"{three:.3f} cores", f"{one:.3f} cores of one replica", three / one,
+    name = f"processor of each of 3 replicas, {size.pages:,} pages each, {size.rate:g} events/s"
+    yield Result(name, f"{three:.3f} cores", f"{one:.3f} cores of one replica", three / one,
                  "at most 1.2")  # fmt: skip
 
 
@@ -278,9 +278,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="What to measure.")
     parser.add_argument("--short", action="store_true", help="Measure little, and judge nothing.")
+    parser.add_argument("--pages", type=int, help="Open pages of each replica.")
+    parser.add_argument("--rate", type=float, help="Events a second beside pages.")
     arguments = parser.parse_args()
     raise_file_limit()
-    size, results = SHORT if arguments.short else Size(), []
+    chosen = {name: value for name in ("pages", "rate") if (value := vars(arguments)[name])}
+    size = dataclasses.replace(SHORT if arguments.short else Size(), **chosen)
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.parts or PARTS:
             for result in PARTS[name](Path(folder), size):
