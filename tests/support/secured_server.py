@@ -14,6 +14,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from almenara.signals import format_time, now
 from support.application import Almenara
 from support.raw_nats import RawClient
 from support.servers import NatsServer, wait_until
@@ -112,13 +113,20 @@ def run_secured_server(folder: Path) -> Iterator[SecuredServer]:
             SERVER__REQUESTS_PER_SECOND="10000", SERVER__REQUEST_BURST="10000",
         )  # fmt: skip
         with running:
+            probe = running.command("access", "create", "probe").stdout.strip()
+            headers = {"authorization": f"Bearer {probe}"}
+
+            def stores_past() -> bool:
+                url = f"{running.url}/api/resources?at={format_time(now())}"
+                return httpx.get(url, headers=headers).status_code == 200
+
+            # Events from before the stored past are not among the changes since it starts.
+            wait_until(stores_past, "a stored past")
             for team, marker in (("teama", OURS), ("teamb", THEIRS)):
                 for number in range(5):
                     body = {"event_type": f"{team}.happened", "title": marker, "n": number,
                             "correlation_id": f"corr-{marker}"}  # fmt: skip
                     client.publish(f"{team}.x", json.dumps(body).encode())
-            probe = running.command("access", "create", "probe").stdout.strip()
-            headers = {"authorization": f"Bearer {probe}"}
 
             def stored() -> bool:
                 answer = httpx.get(running.url + "/api/health", headers=headers)
