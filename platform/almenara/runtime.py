@@ -164,6 +164,8 @@ async def compose(
     for plugin in list(plugins.modules):
         host.add(plugin)
     add_remote_writes(settings, bus, supervisor)
+    if not isinstance(leases, SoleLeases):
+        leases.members.note_sources(state.name for state in supervisor.states())
     panels.add(self_monitor.NAME, self_monitor.list_panels(), None, self_monitor.list_pages())
     resources.retain_sources({state.name for state in supervisor.states()})
     rules = read_rules(settings, plugins)
@@ -267,9 +269,13 @@ def create_leases(settings: Settings, bus: RuntimeBus) -> "SharedLeases | SoleLe
     """Create what decides whether this process runs a source."""
     if isinstance(bus, EmbeddedBus):
         return SoleLeases(bus)
+    from almenara.leases.members import SettingsDigests
     from almenara.leases.shared import SharedLeases
 
-    return SharedLeases(bus, settings.bus.replica or socket.gethostname())
+    name = settings.bus.replica or socket.gethostname()
+    leases = SharedLeases(bus, name, SettingsDigests(settings))
+    bus.list_replica_problems = leases.members.list_problems
+    return leases
 
 
 async def notify(application: Application) -> None:

@@ -71,7 +71,8 @@ def test_pods_have_a_volume_each_and_are_spread() -> None:
     budget = only(manifests, "PodDisruptionBudget")
     assert budget["spec"]["maxUnavailable"] == 1
     rules = only(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    assert "AlmenaraSnapshotUnusable" in {rule["alert"] for rule in rules}
+    names = {rule["alert"] for rule in rules}
+    assert {"AlmenaraSnapshotUnusable", "AlmenaraReplicasDifferent"} <= names
 
 
 def test_snapshots_have_space_on_the_volume() -> None:

@@ -106,6 +106,11 @@ class Bus(Protocol):
     def warnings(self) -> list[str]:
         """What an operator should know while everything still works, one sentence or two each."""
 
+    @property
+    def replica_problems(self) -> list[str] | None:
+        """How other replicas of a shared log differ from this one although they must not, one text
+        each, with what to do; None where the log is not shared. `warnings` has them too."""
+
     async def publish(
         self, batch: Sequence[Signal], origin: str, changes: Sequence[StateChange] = ()
     ) -> None:

@@ -128,6 +128,10 @@ class EmbeddedBus:
             " check` to find and remove them.",
         ]
 
+    @property
+    def replica_problems(self) -> None:
+        return None
+
     # -- writing
 
     async def publish(

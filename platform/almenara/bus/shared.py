@@ -59,6 +59,8 @@ class SharedBus:
         self._publisher = LogPublisher(settings, redact)
         self.select_stored: Callable[[Sequence[Signal], str], Sequence[Signal]] | None = None
         self.snapshot: SnapshotStatus | None = None
+        self.list_replica_problems: Callable[[], list[str]] = list
+        """Returns `replica_problems`, which the leases know."""
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -283,11 +285,16 @@ class SharedBus:
         return self._link.not_ready
 
     @property
+    def replica_problems(self) -> list[str]:
+        return self.list_replica_problems()
+
+    @property
     def warnings(self) -> list[str]:
+        warnings = [*self.index.warnings, *self.replica_problems]
         if self.snapshot is None or self.snapshot.is_usable:
-            return self.index.warnings
+            return warnings
         return [
-            *self.index.warnings,
+            *warnings,
             "The shared bus starts after the newest snapshot: a replica with an empty folder cannot"
             " start. Lower bus.snapshot_interval, or raise the limits of the stream.",
         ]

@@ -1,22 +1,35 @@
 """What `almenara doctor` checks of a bus that replicas share: the log, and snapshots of it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
+from almenara import __version__
 from almenara.bus.snapshots import Manifest, read_manifests
 from almenara.clock import now
 from almenara.config import BusSettings
 from almenara.errors import Unavailable
 from almenara.hookspecs import Finding
+from almenara.leases.members import (
+    describe_differences,
+    describe_namesake,
+    list_differences,
+    read_members,
+)
+from almenara.leases.table import Holder, Member
 from almenara.shared_log import LogBounds, SharedLog
 from almenara.units import SECOND
 
 SNAPSHOTS: Final = "snapshots of the bus"
+REPLICAS: Final = "replicas of the bus"
 LATE: Final = 2
 """Intervals after which the newest snapshot is late, and for which the log must reach back."""
 
 
-async def check_shared_log(shared_log: SharedLog, settings: BusSettings) -> list[Finding]:
-    """Return the findings about the log and its snapshots."""
+async def check_shared_log(
+    shared_log: SharedLog, settings: BusSettings, digests: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Return the findings about the log, its snapshots and its replicas, whose settings are
+    compared with digests of this configuration."""
     check = f"bus ({settings.kind})"
     try:
         report = await shared_log.check()
@@ -44,10 +57,40 @@ async def check_shared_log(shared_log: SharedLog, settings: BusSettings) -> list
         async with shared_log.connect() as session:
             bounds = await session.bounds()
             manifests = await read_manifests(session.snapshots, await session.snapshots.names())
+            members = await read_members(session)
     except Unavailable as error:
         message, _, remedy = str(error).partition(". ")
         return [Finding(check=check, verdict="failed", message=message, remedy=remedy)]
-    return [*findings, check_snapshots(manifests, bounds, settings, now())]
+    findings.append(check_snapshots(manifests, bounds, settings, now()))
+    return [*findings, *check_replicas(members, digests or {})]
+
+
+def check_replicas(members: Sequence[Holder], digests: Mapping[str, str]) -> list[Finding]:
+    """Return whether the replicas that live have settings alike, and those of some digests."""
+    names = [member.replica for member in members]
+    problems = [describe_namesake(name) for name in sorted(set(names)) if names.count(name) > 1]
+    current = [member for member in members if isinstance(member, Member) and member.digests]
+    for member in current:
+        own = {name: digest for name, digest in digests.items() if name in member.digests}
+        if different := list_differences(own, member.digests):
+            problems.append(
+                describe_differences(member, different, "this configuration", __version__)
+            )
+        first = current[0]
+        others = {name: digest for name, digest in first.digests.items() if name not in own}
+        if different := list_differences(others, member.digests):
+            problems.append(
+                describe_differences(
+                    member, different, f"the replica {first.replica}", first.version
+                )
+            )
+    if not problems:
+        listed = f"{', '.join(names)} live and have settings alike" if names else "none lives"
+        return [Finding(check=REPLICAS, verdict="ok", message=listed)]
+    return [
+        Finding(check=REPLICAS, verdict="warning", message=message, remedy=remedy)
+        for message, _, remedy in (problem.partition(". ") for problem in problems)
+    ]
 
 
 def check_snapshots(

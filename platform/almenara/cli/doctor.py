@@ -1,5 +1,6 @@
 """`almenara doctor`: check the configuration, the disk and the systems that plugins observe."""
 
+import asyncio
 import shutil
 import sqlite3
 from contextlib import closing
@@ -150,8 +151,10 @@ async def check_bus(plugins: PluginRegistry, settings: Settings) -> list[Finding
         return []
     # Imported here, because what it needs is installed with the plugin that stores the log.
     from almenara.cli.bus_findings import check_shared_log
+    from almenara.leases.members import SettingsDigests
 
-    return await check_shared_log(shared_log, settings.bus)
+    digests = await asyncio.to_thread(SettingsDigests(settings).read)
+    return await check_shared_log(shared_log, settings.bus, digests)
 
 
 def check_proxies(settings: Settings) -> list[Finding]:

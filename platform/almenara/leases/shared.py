@@ -21,7 +21,8 @@ from almenara.bus.log_state import FencedError
 from almenara.cancellation import cancel_and_wait, finish_within, run_in_task
 from almenara.errors import Unavailable, describe_error
 from almenara.leases import Work
-from almenara.leases.table import MEMBER, Entry, Holder, LeaseTable, choose_member, lease_key
+from almenara.leases.members import Members, SettingsDigests
+from almenara.leases.table import Entry, Holder, LeaseTable, choose_member, lease_key
 from almenara.shared_log import LogSession
 from almenara.signals import Signal
 
@@ -127,7 +128,7 @@ class FencedBus:
 class SharedLeases:
     """The leases of one replica. `run_keeper` keeps them; run it beside the sources."""
 
-    def __init__(self, bus: LeaseBus, replica: str) -> None:
+    def __init__(self, bus: LeaseBus, replica: str, digests: SettingsDigests | None = None) -> None:
         self.replica = replica
         self._bus = bus
         self._holder = Holder(replica, uuid.uuid4().hex)
@@ -138,7 +139,7 @@ class SharedLeases:
         """Why leases cannot be renewed; None while they can."""
         self._usable_since = 0.0
         """Since when they can be renewed again; 0 where that was never interrupted."""
-        self._member_key = MEMBER + lease_key(replica)
+        self.members = Members(replica, self._holder.instance, self._table, digests)
         self._member_revision = 0
         self._member_renewed = 0.0
         self._changed = asyncio.Event()
@@ -213,7 +214,7 @@ class SharedLeases:
         finally:
             for task in keeping:
                 await cancel_and_wait(task)
-            await self._release_key(self._member_key, self._member_revision)
+            await self._release_key(self.members.key, self._member_revision)
 
     async def _keep_sessions(self) -> None:
         while True:
@@ -258,6 +259,7 @@ class SharedLeases:
             self._changed.clear()
             try:
                 await self._renew_membership(session)
+                self.members.report()
                 for lease in list(self._leases.values()):
                     await self._keep_lease(session, lease)
             except (Unavailable, TimeoutError, OSError) as error:
@@ -288,17 +290,26 @@ class SharedLeases:
             return
 
         def note(revision: int | None) -> None:
-            # None: of an earlier run, or of another replica with this name, which expires first.
             self._member_revision, self._member_renewed = revision or 0, moment
 
-        await self._put(session, self._member_key, self._member_revision, note)
+        key, value = self.members.key, await asyncio.to_thread(self.members.encode)
+        await self._put(session, key, self._member_revision, note, value)
+        if not self._member_revision:
+            # It has expired, or is of the session before: no other process has this key.
+            entry = self._table.get(key)
+            await self._put(session, key, entry.revision if entry is not None else 0, note, value)
 
     async def _put(
-        self, session: LogSession, key: str, known: int, note: Callable[[int | None], None]
+        self,
+        session: LogSession,
+        key: str,
+        known: int,
+        note: Callable[[int | None], None],
+        value: bytes = b"",
     ) -> None:
-        """Put the value of this replica and note its revision, also when cancelled: what releases
-        it needs the revision."""
-        putting = asyncio.ensure_future(session.leases.put(key, self._value, known))
+        """Put a value, by default the holder, and note its revision, also when cancelled: what
+        releases it needs the revision."""
+        putting = asyncio.ensure_future(session.leases.put(key, value or self._value, known))
         try:
             note(await asyncio.shield(putting))
             self._note_renewal()

@@ -23,6 +23,15 @@ class Holder(msgspec.Struct, frozen=True):
     """Differs between two runs of a replica."""
 
 
+class Member(Holder, frozen=True):
+    """The value of a membership: a process that can have leases."""
+
+    version: str = ""
+    """Of Almenara; empty where it is one that does not publish it."""
+    digests: dict[str, str] = {}
+    """Of the settings that all replicas must have alike, by their names."""
+
+
 class Entry(msgspec.Struct):
     """A lease that some process has."""
 
@@ -30,6 +39,8 @@ class Entry(msgspec.Struct):
     revision: int
     seen: float
     """When it was last renewed, as observed here; by the monotonic clock."""
+    is_renewed: bool = False
+    """Whether it was renewed since it was first observed here."""
 
 
 def lease_key(name: str) -> str:
@@ -49,16 +60,14 @@ class LeaseTable:
         if change.value is None:
             self._entries.pop(change.key, None)
             return
-        try:
-            holder = msgspec.json.decode(change.value, type=Holder)
-        except msgspec.MsgspecError:
-            # Written by something else; it expires like any other.
-            holder = Holder("unknown", "")
+        holder = decode_holder(change.key, change.value)
         known = self._entries.get(change.key)
         # A watch that starts again repeats what exists: that is no renewal.
         is_known = known is not None and known.revision == change.revision
         seen = known.seen if known is not None and is_known else monotonic()
-        self._entries[change.key] = Entry(holder, change.revision, seen)
+        is_same = known is not None and known.holder.instance == holder.instance
+        is_renewed = is_same and known is not None and (known.is_renewed or not is_known)
+        self._entries[change.key] = Entry(holder, change.revision, seen, is_renewed)
 
     def get(self, key: str) -> Entry | None:
         """Return a lease; None where no process has it."""
@@ -78,8 +87,21 @@ class LeaseTable:
         self._entries = {
             key: entry for key, entry in self._entries.items() if entry.seen > forgotten
         }
-        keys = [key for key in self._entries if key.startswith(MEMBER)]
-        return {entry.holder.replica for key in keys if (entry := self.get(key)) is not None}
+        entries = [self.get(key) for key in self.list_members()]
+        return {entry.holder.replica for entry in entries if entry is not None}
+
+    def list_members(self) -> dict[str, Entry]:
+        """Return the records of replicas by key, with those that have expired since."""
+        return {key: entry for key, entry in self._entries.items() if key.startswith(MEMBER)}
+
+
+def decode_holder(key: str, value: bytes) -> Holder:
+    """Return the process in the value of a lease or of a membership."""
+    try:
+        return msgspec.json.decode(value, type=Member if key.startswith(MEMBER) else Holder)
+    except msgspec.MsgspecError:
+        # Written by something else; it expires like any other.
+        return Holder("unknown", "")
 
 
 def choose_member(name: str, members: set[str]) -> str:

@@ -95,6 +95,13 @@ class ServiceMetrics(Collector):
             yield GaugeMetricFamily(name, help_text, value)
         if (snapshot := self.bus.snapshot) is not None:
             yield from collect_snapshot(snapshot)
+        if (problems := self.bus.replica_problems) is not None:
+            yield GaugeMetricFamily(
+                "almenara_bus_replicas_different",
+                "Replicas of a shared bus with the name of this one, or with other settings that"
+                " must be equal.",
+                len(problems),
+            )
 
 
 def collect_snapshot(snapshot: SnapshotStatus) -> Iterator[Metric]:

@@ -1,14 +1,18 @@
 """What `almenara doctor` reports of a shared bus, on a real nats-server."""
 
+import asyncio
 from pathlib import Path
 
 import nats
 import pytest
 
+from almenara.bus.shared import SharedBus
 from almenara.bus.snapshot_writer import SnapshotWriter
-from almenara.cli.bus_findings import SNAPSHOTS, check_shared_log
-from almenara.config import BusSettings
+from almenara.cli.bus_findings import REPLICAS, SNAPSHOTS, check_shared_log
+from almenara.config import BusSettings, Settings, StorageSettings
 from almenara.hookspecs import Finding
+from almenara.leases.members import SettingsDigests, read_members
+from almenara.leases.shared import SharedLeases
 from support.bus import make_event
 from support.replicas import replica, shared_log
 from support.servers import NatsServer
@@ -61,3 +65,33 @@ async def test_doctor_compares_the_age_limit_with_the_interval(nats_server: Nats
     finding, _ = await find(nats_server, SNAPSHOTS)
     assert finding.verdict == "failed"
     assert "max_age to at least twice" in finding.remedy
+
+
+async def test_doctor_compares_replicas_with_its_configuration(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server, lease_ttl=2)
+    await log.prepare()
+    other = Settings(storage=StorageSettings(max_resources=5))
+    async with (
+        log.connect() as session,
+        SharedBus(StorageSettings(dir=tmp_path / "a"), log) as bus,
+    ):
+        leases = SharedLeases(bus, "a", SettingsDigests(other))
+        keeping = asyncio.create_task(leases.run_keeper())
+        try:
+            while not await read_members(session):
+                await asyncio.sleep(0.1)
+            digests = SettingsDigests(other).read()
+            findings = await check_shared_log(log, SETTINGS, digests)
+            (finding,) = [each for each in findings if each.check == REPLICAS]
+            assert (finding.verdict, finding.message) == ("ok", "a live and have settings alike")
+            digests = SettingsDigests(Settings()).read()
+            findings = await check_shared_log(log, SETTINGS, digests)
+            (finding,) = [each for each in findings if each.check == REPLICAS]
+            assert finding.verdict == "warning"
+            assert finding.message.endswith("from this configuration in storage.max_resources")
+            assert "Give all replicas the same configuration" in finding.remedy
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])

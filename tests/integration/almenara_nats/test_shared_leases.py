@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -11,8 +11,10 @@ import pytest
 
 from almenara.bus.log_state import FencedError
 from almenara.bus.shared import SharedBus
-from almenara.config import StorageSettings, SupervisorSettings
+from almenara.cancellation import cancel_and_wait
+from almenara.config import Settings, StorageSettings, SupervisorSettings
 from almenara.leases import Publisher, shared
+from almenara.leases.members import SettingsDigests
 from almenara.leases.shared import FencedBus, Lease, SharedLeases
 from almenara.leases.table import MEMBER, Holder, lease_key
 from almenara.plugins.context import PluginContext
@@ -270,3 +272,28 @@ async def test_value_that_an_old_holder_saves_is_not_stored(
         assert await context.load("key") == b"new"
         assert await save_under(2, b"newer") is None
         assert await context.load("key") == b"newer"
+
+
+async def test_replicas_notice_other_settings_and_another_process_of_their_name(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server, lease_ttl=2)
+    await log.prepare()
+    replicas = {"a": ("x", 1), "b": ("x", 1), "c": ("y", 2)}
+    async with AsyncExitStack() as stack:
+        leases: dict[str, SharedLeases] = {}
+        for folder, (name, limit) in replicas.items():
+            settings = StorageSettings(dir=tmp_path / folder, max_resources=limit)
+            bus = await stack.enter_async_context(SharedBus(settings, log))
+            leases[folder] = SharedLeases(bus, name, SettingsDigests(Settings(storage=settings)))
+            bus.list_replica_problems = leases[folder].members.list_problems
+            keeping = asyncio.create_task(leases[folder].run_keeper())
+            stack.push_async_callback(cancel_and_wait, keeping)
+        problems = {folder: each.members.list_problems for folder, each in leases.items()}
+        await until(lambda: len(problems["c"]()) == 2, "both with other settings", PATIENCE)
+        assert all("x differs from this replica in" in text for text in problems["c"]())
+        for folder in ("a", "b"):
+            await until(lambda f=folder: len(problems[f]()) == 2, "both problems", PATIENCE)
+            texts = "\n".join(problems[folder]())
+            assert "Two processes on this bus have the replica name x." in texts
+            assert "The replica y differs from this replica in storage.max_resources." in texts
