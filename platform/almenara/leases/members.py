@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -120,8 +120,8 @@ async def read_members(session: LogSession) -> list[Holder]:
     """
     table, is_known = LeaseTable(session.lease_ttl), False
     with suppress(TimeoutError):
-        async with asyncio.timeout(session.lease_ttl), aclosing(session.leases.watch()) as changes:
-            async for change in changes:
+        async with asyncio.timeout(session.lease_ttl):
+            async for change in session.leases.watch():
                 is_known = is_known or change is None
                 if change is not None:
                     table.accept(change)
