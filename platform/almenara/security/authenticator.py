@@ -32,6 +32,8 @@ LONGEST_TOKEN: Final = 8192
 UNKNOWN_CREDENTIALS: Final = "The token is unknown, expired or revoked."
 RETRY_AFTER: Final = 1.0
 """Seconds after which a replica that has just started has the tokens of the others."""
+OUTAGE_RETRY_AFTER: Final = 5.0
+"""Seconds within which servers usually have elected a leader."""
 ARRIVAL: Final = 5.0
 """Seconds within which what a command has stored beside one replica is known to all."""
 
@@ -118,17 +120,32 @@ class Authenticator:
 
         Raises `AuthUnavailable`.
         """
-        known = self.credentials.revision
-        context = await self._find_token(token)
+        credentials = self.credentials
+        known = credentials.revision
+        if (context := await self._find_token(token)) is not None:
+            return context
         # A command, or another replica, may have created it a moment ago.
-        if context is None and await self.credentials.receive(known):
+        is_current = await credentials.receive()
+        may_have_arrived = is_current and credentials.catch_up is not None
+        if may_have_arrived or credentials.revision != known:
             context = await self._find_token(token)
-        if context is None and not self.credentials.is_complete():
-            # A sender would take a refusal for final, and drop what it sends.
-            raise AuthUnavailable(
-                "This replica has not received the tokens of the others yet. Retry in a moment.",
-                RETRY_AFTER,
-            )
+        if context is None and not credentials.is_comparable(token):
+            # A sender would take a refusal for final, and drop what it sends. Nothing was compared,
+            # so that nothing can be guessed with such requests, and they count as no failed
+            # sign-in. An address that has to wait for others still waits, and everything that was
+            # compared with a secret counts: an outage gives no further guesses.
+            if not credentials.is_complete():
+                raise AuthUnavailable(
+                    "This replica has not received the tokens of the others yet. Retry in a"
+                    " moment.",
+                    RETRY_AFTER,
+                )
+            if not is_current:
+                raise AuthUnavailable(
+                    "This replica does not know the token, and cannot receive the tokens of the"
+                    " others at the moment. Retry in some seconds.",
+                    OUTAGE_RETRY_AFTER,
+                )
         return context
 
     async def _find_token(self, token: str) -> AuthContext | None:

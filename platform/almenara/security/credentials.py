@@ -123,12 +123,12 @@ class Credentials:
         if self.sessions.share is not None:
             await self.sessions.share()
 
-    async def receive(self, known: int) -> bool:
-        """Read what commands and other replicas have just stored; return whether there may be
-        something newer than the revision `known`."""
-        is_current = self.catch_up is not None and await self.catch_up()
+    async def receive(self) -> bool:
+        """Read what commands and other replicas have just stored; return whether that is all of it:
+        False where the other replicas cannot be reached."""
+        is_current = self.catch_up is None or await self.catch_up()
         await self.reload()
-        return is_current or self.revision != known
+        return is_current
 
     async def end_invalid_sessions(self) -> None:
         """End the sessions that expired, or whose API token or access token was withdrawn."""
@@ -146,6 +146,14 @@ class Credentials:
         if parsed := parse_token(token):
             return self.tokens.is_verified(*parsed)
         return self.access_token.is_verified(token)
+
+    def is_comparable(self, token: str) -> bool:
+        """Return whether a wrong token was compared with a secret that is known here, or confirmed
+        by a cluster: then it is wrong for every replica, or a guess that has to count. An API token
+        whose id is unknown was compared with nothing."""
+        if parsed := parse_token(token):
+            return self.tokens.is_known(parsed[0])
+        return self.mode != "token" or self.access_token.exists
 
     async def verify_api_token(self, token_id: str, secret: str) -> ApiToken | None:
         """Return the token that this secret belongs to; None where it is unknown, expired or the

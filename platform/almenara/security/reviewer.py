@@ -100,7 +100,7 @@ class Reviewer:
     async def refresh_shared(self) -> None:
         """Refresh the sessions that replicas share, until cancelled. One replica does: a refresh
         token is valid once."""
-        await self.credentials.receive(self.credentials.revision)
+        await self.credentials.receive()
         await self._run_refreshes(self._due_shared)
 
     async def _run_refreshes(self, find_due: Callable[[], list[Session | Connection]]) -> None:

@@ -102,8 +102,7 @@ class SignIn:
 
     async def receive_sessions(self) -> None:
         """Read the sessions that other replicas have just started."""
-        credentials = self.authenticator.credentials
-        await credentials.receive(credentials.revision)
+        await self.authenticator.credentials.receive()
 
     async def revoke_token(self, token_id: str) -> bool:
         """Revoke an API token with the sessions that it started; return whether it existed."""

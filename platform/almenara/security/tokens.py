@@ -95,6 +95,10 @@ class TokenRegistry:
         token = self._tokens.get(token_id)
         return token if token is not None and now() < token.expires else None
 
+    def is_known(self, token_id: str) -> bool:
+        """Return whether a token exists, also one that has expired."""
+        return token_id in self._tokens
+
     def is_verified(self, token_id: str, secret: str) -> bool:
         """Return whether this secret was verified before."""
         verified = self._verified.get(token_id)
