@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from almenara import __version__
-from almenara.config import Secret, Settings
+from almenara.config import Settings
 from almenara.leases.table import MEMBER, Entry, Holder, LeaseTable, Member, lease_key
 from almenara.shared_log import LogSession
 
@@ -42,8 +42,6 @@ class SettingsDigests:
             "server.url": settings.server.url,
         }
         self._digests = {name: digest_value(value) for name, value in values.items()}
-        self._hashed = ("", "")
-        """The secret that was hashed last, and its digest: the file of the secret may change."""
 
     def note_sources(self, names: Iterable[str]) -> None:
         """Note the names of the sources and intakes; they are not compared before."""
@@ -54,17 +52,10 @@ class SettingsDigests:
         if self._secret is None:
             return {**self._digests, SECRET: NO_SECRET}
         try:
-            return {**self._digests, SECRET: self._hash(self._secret)}
+            return {**self._digests, SECRET: digest_secret(self._secret.reveal())}
         except OSError:
             # Everything that needs the secret reports it.
             return dict(self._digests)
-
-    def _hash(self, secret: Secret) -> str:
-        value = secret.reveal()
-        # This process compares two values of its own.
-        if value != self._hashed[0]:  # nosemgrep: secret-compared-in-the-open
-            self._hashed = (value, digest_secret(value))
-        return self._hashed[1]
 
 
 def digest_value(value: Any) -> str:
@@ -162,10 +153,14 @@ class Members:
         if self._digests is not None:
             self._digests.note_sources(names)
 
-    def encode(self) -> bytes:
-        """Return the record of this replica. Reads the file of the secret: call it in a thread."""
+    async def read_settings(self) -> None:
+        """Compute the digests of the settings again: the file of the secret may have changed."""
         if self._digests is not None:
-            self._own = Member(self.replica, self.instance, __version__, self._digests.read())
+            digests = await asyncio.to_thread(self._digests.read)
+            self._own = Member(self.replica, self.instance, __version__, digests)
+
+    def encode(self) -> bytes:
+        """Return the record of this replica."""
         return msgspec.json.encode(self._own)
 
     def list_problems(self) -> list[str]:

@@ -236,6 +236,7 @@ class SharedLeases:
 
     async def _keep_session(self, session: LogSession) -> None:
         known = asyncio.Event()
+        await self.members.read_settings()
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch(session, known))
             await self._keep(session, known)
@@ -292,7 +293,7 @@ class SharedLeases:
         def note(revision: int | None) -> None:
             self._member_revision, self._member_renewed = revision or 0, moment
 
-        key, value = self.members.key, await asyncio.to_thread(self.members.encode)
+        key, value = self.members.key, self.members.encode()
         await self._put(session, key, self._member_revision, note, value)
         if not self._member_revision:
             # It has expired, or is of the session before: no other process has this key.

@@ -12,6 +12,8 @@ from almenara.leases.members import NO_SECRET, SECRET, Members, SettingsDigests,
 from almenara.leases.table import Holder, LeaseTable, Member
 from almenara.shared_log import ValueChange
 
+pytestmark = pytest.mark.anyio
+
 BUS_SECRET = "a-secret-that-all-replicas-of-this-bus-have"
 
 
@@ -23,11 +25,11 @@ def with_secret(secret: Secret | None) -> SettingsDigests:
     return SettingsDigests(Settings(bus=BusSettings(kind="jetstream", secret=secret)))
 
 
-def make_members(
+async def make_members(
     table: LeaseTable, replica: str, instance: str, digests: SettingsDigests
 ) -> Members:
     members = Members(replica, instance, table, digests)
-    members.encode()
+    await members.read_settings()
     return members
 
 
@@ -71,14 +73,14 @@ def test_digest_of_the_secret_follows_its_file_and_is_no_fast_hash(tmp_path: Pat
     assert SECRET not in digests.read()
 
 
-def test_members_report_a_live_replica_that_differs_once(
+async def test_members_report_a_live_replica_that_differs_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("almenara.leases.table.monotonic", lambda: clock[0])
     table = LeaseTable(6.0)
-    own = make_members(table, "a", "1", make_digests())
-    other = make_members(table, "b", "2", make_digests(storage={"max_resources": 5}))
+    own = await make_members(table, "a", "1", make_digests())
+    other = await make_members(table, "b", "2", make_digests(storage={"max_resources": 5}))
     table.accept(ValueChange(other.key, other.encode(), 1))
     table.accept(ValueChange("member.old", msgspec.json.encode(Holder("c", "3")), 2))
     table.accept(ValueChange("member.other", b"not JSON", 3))
@@ -92,9 +94,9 @@ def test_members_report_a_live_replica_that_differs_once(
     assert own.list_problems() == []
 
 
-def test_members_say_that_a_difference_may_end_with_an_upgrade() -> None:
+async def test_members_say_that_a_difference_may_end_with_an_upgrade() -> None:
     table = LeaseTable(6.0)
-    own = make_members(table, "a", "1", make_digests())
+    own = await make_members(table, "a", "1", make_digests())
     digests = make_digests(redaction={"keys": ["pin"]}).read()
     record = msgspec.json.encode(Member("b", "2", "9.9.9", digests))
     table.accept(ValueChange("member.b", record, 1))
@@ -103,10 +105,10 @@ def test_members_say_that_a_difference_may_end_with_an_upgrade() -> None:
     assert f"version is 9.9.9, and that of this replica is {__version__}: if the up" in problem
 
 
-def test_members_report_a_namesake_that_lives_and_no_earlier_run() -> None:
+async def test_members_report_a_namesake_that_lives_and_no_earlier_run() -> None:
     table = LeaseTable(6.0)
-    own = make_members(table, "a", "1", make_digests())
-    other = make_members(table, "a", "2", make_digests())
+    own = await make_members(table, "a", "1", make_digests())
+    other = await make_members(table, "a", "2", make_digests())
     assert own.key != other.key
     table.accept(ValueChange(own.key, own.encode(), 1))
     table.accept(ValueChange(own.key, own.encode(), 2))

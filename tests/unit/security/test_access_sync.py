@@ -110,7 +110,11 @@ class MemoryValues:
         return self.revision
 
     async def delete(self, key: str, revision: int) -> bool:
+        if key not in self.values:
+            return False
         del self.values[key]
+        self.revision += 1
+        self._changes.put_nowait(ValueChange(key, None, self.revision))
         self.deleted.append(key)
         return True
 
