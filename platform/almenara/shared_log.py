@@ -127,7 +127,11 @@ class LogSession(Protocol):
         """
 
     def read(self, start: int) -> AsyncIterator[Sequence[LogMessage]]:
-        """Yield the messages from a position on, then each new one, in the order of the log."""
+        """Yield the messages from a position on, then each new one, in the order of the log.
+
+        The first sequence is yielded once the log delivers, and is empty where nothing is stored
+        from that position on.
+        """
 
 
 class SharedLog(Protocol):

@@ -192,6 +192,7 @@ class JetStreamSession:
         try:
             with translated_errors(self.bus.stream):
                 await reader.create_consumer(start)
+                yield []
                 while True:
                     await reader.request(inbox)
                     if messages := await reader.next_messages():
@@ -206,8 +207,8 @@ async def delete_unused(jetstream: JetStreamContext, info: StreamInfo) -> None:
     # One that starts at a position has the one before as its last.
     if info.state.messages or info.state.last_seq >= (info.config.first_seq or 1):
         raise ValueError(
-            f"the stream {info.config.name} has messages already; set bus.settings.stream to"
-            " another name, or delete the stream"
+            f"the stream {info.config.name} has messages already; delete it, or set"
+            " bus.settings.stream and bus.settings.subject to other names"
         )
     await jetstream.delete_stream(str(info.config.name))
 

@@ -100,7 +100,8 @@ async def _read_batches(
                 completed = assembler.add(message)
                 if completed is not None:
                     batches.append((message.stored_at // 1_000, decode_batch(completed[1])))
-            yield messages[-1].position, batches
+            if messages:
+                yield messages[-1].position, batches
 
 
 def read_tables(folder: Path) -> dict[str, list[Any]]:

@@ -50,6 +50,8 @@ class LogFollower:
         """Set while the index has everything that the log had when the session was opened."""
         self.was_caught_up = False
         """Whether it was set before: the index is not new."""
+        self._is_reading = False
+        """Whether the log delivers: servers without a leader still answer where the log ends."""
         self.bounds: LogBounds | None = None
         """Which messages the log has, as last observed."""
         self._identity = ""
@@ -76,7 +78,6 @@ class LogFollower:
         start = self._find_start(bounds)
         self._identity, self._target = bounds.identity, bounds.last
         self._unreached.clear()
-        self._note_applied(self.applied)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._measure_lag(session))
@@ -84,10 +85,14 @@ class LogFollower:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
+            self._is_reading = False
             self.caught_up.clear()
 
     async def _apply_messages(self, session: LogSession, start: int) -> None:
         async for messages in session.read(start):
+            if not self._is_reading:
+                self._is_reading = True
+                self._note_applied(self.applied)
             for message in messages:
                 await self._accept(message)
 
@@ -176,7 +181,8 @@ class LogFollower:
 
     def _note_applied(self, position: int) -> None:
         self.applied = position
-        if position >= self._target and self._identity and not self.caught_up.is_set():
+        is_complete = self._is_reading and position >= self._target
+        if is_complete and not self.caught_up.is_set():
             self.caught_up.set()
             self.was_caught_up = True
             self._report(None)
@@ -191,7 +197,7 @@ class LogFollower:
                 is_failing = True
                 self._report(describe_error(error))
             else:
-                if is_failing:
+                if is_failing and self.caught_up.is_set():
                     is_failing = False
                     self._report(None)
                 if (last := self.bounds.last) > self.applied:

@@ -1,18 +1,23 @@
 """A cluster of three servers: what no server answers about is offline, and never zero."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
+from structlog.testing import capture_logs
 
+from almenara.bus.shared import SharedBus
+from almenara.config import StorageSettings
 from almenara.signals import Severity
 from almenara.testing.source_run import MemoryContext
+from almenara_nats.bus_log import JetStreamLog, JetStreamSession
 from almenara_nats.doctor import diagnose
 from almenara_nats.settings import NatsSettings
+from support.bus import make_event
 from support.nats_cluster import nats_cluster
 from support.nats_source import publish_numbers, running, until
 from support.replicas import create_stream as create_bus_stream, shared_log
@@ -141,5 +146,44 @@ async def test_log_is_read_through_each_server_of_a_cluster(cluster: list[NatsSe
             shared_log(server).connect() as session,
             aclosing(session.read(1)) as reading,
         ):
+            assert await anext(reading) == []
             messages = await anext(reading)
             assert [message.payload for message in messages] == [b"batch"]
+
+
+class CountingLog(JetStreamLog):
+    """A log that counts its sessions."""
+
+    sessions = 0
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[JetStreamSession]:
+        self.sessions += 1
+        async with super().connect() as session:
+            yield session
+
+
+async def test_replica_reports_the_bus_as_unavailable_while_most_servers_are_frozen(
+    cluster: list[NatsServer], tmp_path: Path
+) -> None:
+    await create_bus_stream(cluster, 60)
+    known = shared_log(*cluster)
+    log = CountingLog(known.settings, known.bus)
+    settings = StorageSettings(dir=tmp_path / "a", write_retry_interval=0.1)
+    async with SharedBus(settings, log) as bus:
+        await bus.publish([make_event(1)], "test")
+        with capture_logs() as logs:
+            for server in cluster[1:]:
+                server.freeze()
+            try:
+                # The server that is left still answers where the log ends.
+                await until(lambda: "has no leader" in (bus.write_problem or ""), "the cause", 60)
+                before = log.sessions
+                await until(lambda: log.sessions > before + 3, "further sessions", 60)
+            finally:
+                for server in cluster[1:]:
+                    server.thaw()
+        reports = [entry["event"] for entry in logs if "shared log" in entry["event"]]
+        assert reports == ["the shared log is not available"]
+        await until(lambda: bus.write_problem is None, "the bus", 180)
+        await bus.publish([make_event(2)], "test")
