@@ -68,7 +68,7 @@ class JetStreamValues:
     async def put(self, key: str, value: bytes, revision: int) -> int | None:
         """Create or update a key. Raises `NatsUnavailableError`."""
         before = self._newest
-        with translated_errors(self.bucket):
+        with translated_errors(f"KV_{self.bucket}"):
             try:
                 if revision:
                     update = self._values.update(key, value, last=revision)
@@ -83,7 +83,7 @@ class JetStreamValues:
 
     async def delete(self, key: str, revision: int) -> bool:
         """Delete a key where it has that revision. Raises `NatsUnavailableError`."""
-        with translated_errors(self.bucket):
+        with translated_errors(f"KV_{self.bucket}"):
             try:
                 await honor_cancellation(self._delete(key, revision))
             except APIError as error:
@@ -119,7 +119,7 @@ class JetStreamValues:
         requests their number, or where the server with its consumer has fallen behind. With
         `identity_check`, they end once every key that the leader of the bucket has was yielded.
         """
-        with translated_errors(self.bucket):
+        with translated_errors(f"KV_{self.bucket}"):
             identity = await self.identity() if self._identity_check else ""
             checked = monotonic()
             try:
@@ -189,7 +189,7 @@ class JetStreamValues:
     async def _info(self, subjects: str | None = None) -> StreamInfo:
         """Return the state of the bucket, with the number of messages of some subjects."""
         request = self._jetstream.stream_info(f"KV_{self.bucket}", subjects_filter=subjects)
-        with translated_errors(self.bucket):
+        with translated_errors(f"KV_{self.bucket}"):
             return await honor_cancellation(request)
 
 

@@ -4,13 +4,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from nats.errors import Error as NatsError, NoRespondersError
+from nats.errors import ConnectionClosedError, Error as NatsError, NoRespondersError
 from nats.js.errors import APIError, Error as JetStreamError, NoStreamResponseError, NotFoundError
 
 from almenara.errors import Unavailable, describe_error
 
 JETSTREAM_DISABLED: Final = frozenset((10039, 10076))
 """JSNotEnabledForAccountErr and JSNotEnabledErr, of nats-server's server/errors.json."""
+
+NO_LEADER: Final = frozenset((10008, 10009))
+"""JSClusterNotAvailErr and JSClusterNotLeaderErr: most servers of the cluster, or of those that
+store a stream, are not reachable."""
+SUBJECTS_OVERLAP: Final = 10065
+"""JSStreamSubjectOverlapErr."""
+MANAGEMENT: Final = (".STREAM.CREATE.", ".STREAM.UPDATE.", ".STREAM.DELETE.")
+"""Requests of `almenara streams apply`, which the permissions of other commands leave out."""
 
 
 class NatsUnavailableError(Unavailable, ConnectionError):
@@ -48,11 +56,19 @@ def is_jetstream_disabled(error: BaseException) -> bool:
 def suggest_jetstream_remedy(error: BaseException) -> str:
     """Return what to do about an error of a JetStream request."""
     if isinstance(error, PermissionDeniedError):
+        if any(request in str(error) for request in MANAGEMENT):
+            return "Run this command as a user that may create and update streams"
         return "Allow it for this user; the plugin's README lists the permissions"
     if is_jetstream_disabled(error):
         return "Enable JetStream on the server and for this account"
     if isinstance(error, TimeoutError):
         return "Check that the JetStream cluster has a leader"
+    if isinstance(error, APIError) and error.err_code in NO_LEADER:
+        return "JetStream has no leader. Check that most servers of the cluster run"
+    if isinstance(error, APIError) and error.err_code == SUBJECTS_OVERLAP:
+        return "Another stream stores the subject; set another one, or delete that stream"
+    if isinstance(error, ConnectionClosedError):
+        return "The connection is opened again; check that the servers run"
     return "Check the server's log"
 
 
@@ -82,7 +98,8 @@ def translated_errors(stream: str) -> Iterator[None]:
         ) from error
     except APIError as error:
         raise NatsUnavailableError(
-            f"NATS refuses a request about the stream {stream}: {describe_nats_error(error)}"
+            f"NATS refuses a request about the stream {stream}: {describe_nats_error(error)}."
+            f" {suggest_jetstream_remedy(error)}"
         ) from error
     except (NatsError, JetStreamError, PermissionDeniedError, TimeoutError, OSError) as error:
         raise NatsUnavailableError(

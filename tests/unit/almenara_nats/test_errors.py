@@ -1,5 +1,9 @@
 import pytest
-from nats.errors import NoRespondersError, TimeoutError as NatsTimeoutError
+from nats.errors import (
+    ConnectionClosedError,
+    NoRespondersError,
+    TimeoutError as NatsTimeoutError,
+)
 from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, ServiceUnavailableError
 
 from almenara_nats.errors import (
@@ -37,7 +41,14 @@ def test_error_is_described_in_words(error: BaseException, text: str) -> None:
         (ServiceUnavailableError(), "Enable JetStream"),
         (APIError(code=503, err_code=10039, description="not enabled"), "Enable JetStream"),
         (PermissionDeniedError("the server denies publishing to x"), "Allow it"),
+        (
+            PermissionDeniedError("the server denies publishing to $JS.API.STREAM.CREATE.S"),
+            "as a user that may create",
+        ),
         (NatsTimeoutError(), "has a leader"),
+        (APIError(code=503, err_code=10008, description="unavailable"), "has no leader"),
+        (APIError(code=400, err_code=10065, description="overlap"), "set another one"),
+        (ConnectionClosedError(), "opened again"),
         (APIError(code=500, err_code=10001, description="broken"), "server's log"),
     ],
 )
