@@ -2,7 +2,8 @@
 
 A consumer is stalled when it has work and neither receives nor acknowledges any. It stays stalled
 until its backlog falls: a single redelivery is progress, and with more messages waiting than before
-nothing has recovered.
+nothing has recovered. An ephemeral one whose client has ended is not stalled: the server deletes
+it.
 """
 
 import time
@@ -16,7 +17,7 @@ from almenara.hookspecs import Context
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity
 from almenara.units import SECOND
-from almenara_nats.kinds import CONSUMER, STALLED
+from almenara_nats.kinds import CONSUMER, NO_CLIENT, STALLED
 
 STORE_KEY: Final = "stalled consumers"
 RECOVERED_SHARE: Final = 0.9
@@ -87,7 +88,8 @@ class ConsumerHealth:
         backlog = figures["pending"] + figures["ack_pending"]
         idle = self._measure_idle(key, info, figures)
         stall = self._stalls.get(key)
-        if info.paused:
+        is_abandoned = stall is None and idle >= self._stalled_after and has_no_client(info)
+        if info.paused or is_abandoned:
             pass
         elif stall is None and idle >= self._stalled_after:
             stall = self._stalls[key] = Stall(now() - int(idle * SECOND), backlog)
@@ -100,6 +102,8 @@ class ConsumerHealth:
         state: dict[str, str | int] = {"ack_policy": str(info.config.ack_policy or "")}
         if info.paused:
             status = "paused"
+        elif is_abandoned:
+            status = NO_CLIENT
         elif stall is not None:
             stall.highest = max(stall.highest, backlog)
             status, severity = STALLED, Severity.WARN
@@ -145,3 +149,10 @@ class ConsumerHealth:
                 attributes={"namespace": stream},
             )
         )  # fmt: skip
+
+
+def has_no_client(info: ConsumerInfo) -> bool:
+    """Whether a consumer is ephemeral, and no client reads it at the moment."""
+    if info.config.durable_name:
+        return False
+    return not (info.push_bound if info.config.deliver_subject else info.num_waiting)

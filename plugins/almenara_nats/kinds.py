@@ -10,6 +10,7 @@ CONSUMER: Final = "nats.consumer"
 SERVER: Final = "nats.server"
 OFFLINE: Final = "offline"
 STALLED: Final = "stalled"
+NO_CLIENT: Final = "no client"
 BUS_METADATA: Final = {"almenara": "bus"}
 """Metadata of a stream that is the bus of an installation, and not a stream of events."""
 STALE_STATUSES: Final = frozenset((UNKNOWN, OFFLINE))

@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def observe(health: ConsumerHealth, delivered: int, pending: int, **more: Any) -> Resource:
     info = ConsumerInfo.from_response({
         "name": "workers", "stream_name": "S", "created": "2026-01-01T00:00:00Z",
-        "config": {"ack_policy": "explicit"},
+        "config": {"ack_policy": "explicit", "durable_name": "workers"},
         "delivered": {"consumer_seq": delivered, "stream_seq": delivered},
         "ack_floor": {"consumer_seq": delivered, "stream_seq": delivered},
         "num_pending": pending, "num_ack_pending": 0, **more,
@@ -68,6 +68,34 @@ def test_stalled_consumer_stays_stalled_until_its_backlog_falls(clock: Clock) ->
     assert observe(health, 60, 450).status == "ok"
     (event,) = take_events(health)
     assert (event.type, event.severity) == ("nats.consumer.recovered", Severity.INFO)
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "status"),
+    [
+        ({"deliver_subject": "_INBOX.x"}, {"push_bound": False}, "no client"),
+        ({"deliver_subject": "_INBOX.x"}, {"push_bound": True}, "stalled"),
+        ({}, {"num_waiting": 0}, "no client"),
+        ({}, {"num_waiting": 1}, "stalled"),
+        ({"durable_name": "workers"}, {"num_waiting": 0}, "stalled"),
+        (
+            {"durable_name": "workers", "deliver_subject": "_INBOX.x"}, {"push_bound": False},
+            "stalled",
+        ),
+    ],
+)  # fmt: skip
+def test_ephemeral_consumer_whose_client_has_ended_is_not_stalled(
+    clock: Clock, config: dict[str, str], more: dict[str, int], status: str
+) -> None:
+    health = ConsumerHealth(60.0)
+    more = {"config": {"ack_policy": "none", **config}, **more}
+    assert observe(health, 1, 100, **more).status == "ok"
+    clock.seconds += 60
+    consumer = observe(health, 1, 100, **more)
+    is_stalled = status == "stalled"
+    assert consumer.status == status
+    assert consumer.severity == (Severity.WARN if is_stalled else Severity.INFO)
+    assert bool(take_events(health)) is is_stalled
 
 
 def test_each_stall_is_an_event_of_its_own(clock: Clock) -> None:
