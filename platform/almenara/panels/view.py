@@ -49,6 +49,7 @@ class ScopedSources:
                         isolation=state.isolation,
                         status=state.status,
                         since=state.since,
+                        replica=state.replica,
                     )
                 )
         return states

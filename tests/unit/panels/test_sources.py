@@ -1,8 +1,10 @@
-"""The links from a source to its events."""
+"""The links from a source to its events, and where it runs."""
 
+import jinja2
 import pytest
 
 from almenara.panels.builtin.sources import select_events
+from almenara.panels.renderer import Renderer
 from almenara.signals import Event
 from almenara.supervisor import SourceState
 
@@ -34,3 +36,20 @@ def test_link_of_the_alerts_lists_alerts_about_signals_of_other_sources() -> Non
         data=None,
     )  # fmt: skip
     assert chosen.matches(event)
+
+
+@pytest.mark.parametrize("template", ["sources.html", "strip.html"])
+@pytest.mark.parametrize(
+    ("replica", "text"), [("replica-2", "on replica-2"), ("", "on no replica")]
+)  # fmt: skip
+def test_source_on_standby_names_where_it_runs(template: str, replica: str, text: str) -> None:
+    state = SourceState(name="nats", plugin="nats", status="standby", replica=replica)
+    values = {
+        "states": [{"state": state, "events_link": "/events", "usage": ""}],
+        "write_error": None, "warnings": (), "replica_warnings": ["Set bus.replica."],
+    }  # fmt: skip
+    html = str(Renderer().render(template, values))
+    assert text in " ".join(jinja2.filters.do_striptags(html).split())
+    assert ("Set bus.replica." in html) is (template == "sources.html")
+    # Its rate is known to the replica that runs it.
+    assert ("0/s" in html) is (template == "sources.html" and not replica)
