@@ -109,7 +109,7 @@ class Bus(Protocol):
     @property
     def replica_problems(self) -> list[str] | None:
         """How other replicas of a shared log differ from this one although they must not, one text
-        each, with what to do; None where the log is not shared. `warnings` has them too."""
+        each, with what to do; None where the log is not shared."""
 
     async def publish(
         self, batch: Sequence[Signal], origin: str, changes: Sequence[StateChange] = ()

@@ -290,11 +290,10 @@ class SharedBus:
 
     @property
     def warnings(self) -> list[str]:
-        warnings = [*self.index.warnings, *self.replica_problems]
         if self.snapshot is None or self.snapshot.is_usable:
-            return warnings
+            return self.index.warnings
         return [
-            *warnings,
+            *self.index.warnings,
             "The shared bus starts after the newest snapshot: a replica with an empty folder cannot"
             " start. Lower bus.snapshot_interval, or raise the limits of the stream.",
         ]

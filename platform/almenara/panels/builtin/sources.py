@@ -14,6 +14,7 @@ from almenara.supervisor.limiter import CORE
 
 
 async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
+    sees_all = view.scope.sees_all_sources
     return {
         "states": [
             {
@@ -24,9 +25,8 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
             for state in view.sources.states()
         ],
         "write_error": view.bus.write_problem,
-        "warnings": (
-            (*view.bus.warnings, *view.resources.warnings) if view.scope.sees_all_sources else ()
-        ),
+        "warnings": (*view.bus.warnings, *view.resources.warnings) if sees_all else (),
+        "replica_problems": view.bus.replica_problems if sees_all else (),
     }
 
 

@@ -81,7 +81,7 @@ class Health(msgspec.Struct, kw_only=True):
     write_problem: str | None
     """Why nothing can be stored at the moment; null while storing works."""
     warnings: list[str] = []
-    """What an operator should know about the storage, one text each."""
+    """What an operator should know about the storage and the replicas, one text each."""
 
 
 def format_api_time(microseconds: int) -> str | None:

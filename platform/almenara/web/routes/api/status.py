@@ -57,7 +57,11 @@ async def health(request: Request[Any, Any, Any], services: NamedDependency[Serv
         last_sequence=await find_last_sequence(services, view),
         write_problem=services.bus.write_problem,
         warnings=(
-            [*services.bus.warnings, *view.resources.warnings]
+            [
+                *services.bus.warnings,
+                *(services.bus.replica_problems or ()),
+                *view.resources.warnings,
+            ]
             if view.scope.sees_all_sources
             else []
         ),
