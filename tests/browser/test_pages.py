@@ -426,3 +426,25 @@ def test_times_of_events_are_whole_without_javascript(
     expect(time_of_day).to_have_text(re.compile(r"^\d\d:\d\d:\d\d\.\d{3}$"))
     assert time_of_day.evaluate("time => time.scrollWidth <= time.clientWidth")
     context.close()
+
+
+def test_rows_of_events_are_uniform_on_a_phone(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    publisher.make_stream("S", "s.>")
+    for name in ("a", "a.much.longer.name.of.a.type.than.fits"):
+        for subject in ("fleet.one", "s.one"):
+            publisher.publish(subject, json.dumps({"type": name, "error": "x" * 99}).encode())
+    publisher.publish("s.two", b'{"type":"s.two"}')
+    almenara.wait_for_events(5)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(almenara.url + "/events")
+    rows = page.locator("#event-rows .event")
+    expect(rows).to_have_count(5)
+    links = rows.locator(".event-link")
+    assert len(set(links.evaluate_all("links => links.map(link => link.offsetHeight)"))) == 1
+    origins = rows.locator(".origin").evaluate_all(
+        "origins => origins.map(origin => origin.getBoundingClientRect().top"
+        " - origin.parentElement.querySelector('time').getBoundingClientRect().bottom)"
+    )
+    assert min(origins) >= -1
