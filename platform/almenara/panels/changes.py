@@ -7,6 +7,8 @@ import msgspec
 
 from almenara.hookspecs import ResourceQuery
 from almenara.panels.data_view import select_resources
+from almenara.panels.filters import matches_pattern
+from almenara.panels.first_readings import find_first_readings
 from almenara.panels.formats import format_value
 from almenara.panels.past import find_recorder
 from almenara.panels.view import View
@@ -86,17 +88,28 @@ async def find_differences(
 ) -> tuple[list[Difference], str]:
     """Return the visible differences, and why there are none where the past is not stored.
 
-    Raises `Unavailable`.
+    What a source read first in between existed before: it is compared with that reading. Raises
+    `Unavailable`.
     """
     earlier, later = await view.resources.at(since), await view.resources.at(until)
     if earlier is None or later is None:
         return [], "The state of resources is not stored for this time."
     query = ResourceQuery(kind=kind or ">", namespace=namespace)
-    old, new = (
-        select_resources(msgspec.structs.replace(view, resources=resources), query)
-        for resources in (earlier, later)
-    )
+    new = select_resources(msgspec.structs.replace(view, resources=later), query)
+    first = await find_first_readings(view, since, until, earlier, new)
+    old = select_resources(msgspec.structs.replace(view, resources=earlier), query)
+    old += [
+        resource
+        for resource in first.values()
+        if view.scope.permits(resource) and _matches(resource, query)
+    ]
     return list(compare_resources(old, new)), ""
+
+
+def _matches(resource: Resource, query: ResourceQuery) -> bool:
+    return matches_pattern(query.kind, resource.kind) and matches_pattern(
+        query.namespace, resource.namespace
+    )
 
 
 def describe_value(value: Any) -> str:

@@ -174,6 +174,20 @@ def parse_time_window(
     )
 
 
+def parse_period(query: Mapping[str, str], *, now: int, earliest: int | None = None) -> ParsedTime:
+    """Return the time window of an address that compares its start with its end.
+
+    A moment (`at`) is the end of the period where the address has no other. As
+    `parse_time_window`, it raises nothing.
+    """
+    values = {name: text for name in TIME_PARAMETERS if (text := query.get(name, "").strip())}
+    if "since" in values or "until" in values:
+        at = values.pop("at", "")
+        values.setdefault("until", at)
+    parsed = parse_time_window(values, now=now, earliest=earliest)
+    return msgspec.structs.replace(parsed, window=parsed.window.position(now))
+
+
 def _check_moment(at: int, span: int, now: int, earliest: int | None) -> ParsedTime:
     if at > now + TOLERANCE:
         return ParsedTime(TimeWindow(span=span), f"{format_moment(at)} is in the future.", PRESENT)

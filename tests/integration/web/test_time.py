@@ -238,6 +238,40 @@ def test_changes_of_the_api_are_those_of_the_page(shop: Shop) -> None:
     assert len(table) == 5
 
 
+def read_changes(shop: Shop, query: str) -> set[tuple[str, str, Any, Any]]:
+    """The changes of the shop, as the API lists them."""
+    rows = shop.almenara.get(f"/api/changes?{query}&kind=shop.*")["changes"]
+    return {(row["name"], row["change"], row["before"], row["after"]) for row in rows}
+
+
+def test_what_existed_at_the_start_of_the_past_is_not_created(shop: Shop) -> None:
+    # Both steps are within the first seconds, so `web-3` is of the first reading as well.
+    assert read_changes(shop, "range=7d") == {
+        ("web-1", "status", "Running", "Failed"), ("web-1", "image", "web:1", "web:2"),
+        ("web-2", "deleted", "Running", None),
+    }  # fmt: skip
+    page = shop.page("/changes?range=7d&kind=shop.*")
+    earliest = shop.almenara.get("/api/changes?range=7d")["since"]
+    texts = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert f'datetime="{earliest[:19]}' in page
+    assert "The stored past starts at" in texts
+    assert re.search(r"\b0 created\b", texts), texts
+    assert "The stored past starts" not in shop.page(f"/changes?since={shop.before}")
+
+
+def test_changes_end_at_the_moment_of_the_address(shop: Shop) -> None:
+    assert read_changes(shop, f"at={shop.before}&range=7d") == set()
+    created = ("web-3", "created", None, "Running")
+    assert created in read_changes(shop, f"since={shop.before}&at={shop.after}")
+    page = shop.page(f"/changes?at={shop.before}&range=6h&kind=shop.*")
+    assert "No resource was created" in page
+    assert f'<input type="hidden" name="until" value="{shop.before}">' in page
+    at = quote(shop.before, safe="")
+    assert f'href="/changes?range=15m&amp;kind=shop.%2A&amp;at={at}"' in page
+    status, page = shop.refuse("/changes?at=noon")
+    assert (status, "not a time" in page) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [

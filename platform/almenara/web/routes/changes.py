@@ -11,7 +11,7 @@ from almenara.history import Filter
 from almenara.panels.changes import Difference, describe_value, find_differences
 from almenara.panels.event_rows import event_row, link_to_events
 from almenara.panels.formats import encode_query
-from almenara.panels.time_window import parse_time_window
+from almenara.panels.time_window import parse_period
 from almenara.panels.view import View
 from almenara.signals import Severity, now
 from almenara.web.authorization import VIEWER, scoped_view
@@ -32,6 +32,7 @@ FIELDS: Final = ("created", "deleted")
 async def changes(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render what changed between `since` and `until`; by default in the last hour."""
     view = scoped_view(services, request)
+    earliest = find_earliest(view)
     query = {name: text.strip()[:200] for name, text in request.query_params.items()}
     since, until, problem, requested_since = read_moments(view, query)
     kind, namespace = query.get("kind", ""), query.get("namespace", "")
@@ -43,7 +44,8 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
     events = Filter(since=since, until=until)
     records = await view.history.events(events, limit=EVENTS, is_preview=True)
     times = {"since": to_text(since), "until": to_text(until)}
-    chosen = {name: query[name] for name in ("kind", "namespace") if query.get(name)}
+    at = {"at": times["until"]} if query.get("at") else {}
+    chosen = {name: query[name] for name in ("kind", "namespace") if query.get(name)} | at
     limit = ROWS_ALONE if kind else ROWS
     return render_page(
         services,
@@ -66,7 +68,8 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
                 (label, "/changes" + encode_query({"range": text, **chosen}))
                 for label, text in RANGES
             ],
-            "is_cut": since > requested_since,
+            "is_past": bool(at),
+            "earliest": earliest if since > requested_since else None,
             "before_link": "/" + encode_query({"at": times["since"]}),
             "after_link": "/" + encode_query({"at": times["until"]}),
             "rows": [event_row(record) for record in records],
@@ -91,10 +94,8 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
 def read_moments(view: View, query: dict[str, str]) -> tuple[int, int, str, int]:
     """Return the two moments of an address, or the nearest valid ones, what is wrong, and the
     start as the address has it."""
-    recorder, moment = view.resources.recorder, now()
-    earliest = None if recorder is None else recorder.earliest
-    times = {name: query[name] for name in ("since", "until", "range") if query.get(name)}
-    parsed = parse_time_window(times, now=moment, earliest=earliest)
+    moment, earliest = now(), find_earliest(view)
+    parsed = parse_period(query, now=moment, earliest=earliest)
     since, until = parsed.window.bounds(moment)
     first = since
     problem = parsed.message
@@ -102,6 +103,11 @@ def read_moments(view: View, query: dict[str, str]) -> tuple[int, int, str, int]
         # Of a stretch that starts before the stored past, what is stored is displayed.
         since = min(earliest, until - 1)
     return since, max(until, since + 1), problem, first
+
+
+def find_earliest(view: View) -> int | None:
+    """Return the start of the stored past; None where it is not known."""
+    return None if view.resources.recorder is None else view.resources.recorder.earliest
 
 
 def has_problem(differences: Sequence[Difference]) -> bool:

@@ -13,7 +13,7 @@ from almenara.history.filter import format_moment
 from almenara.panels.changes import Difference, find_differences
 from almenara.panels.formats import encode_query
 from almenara.panels.slices import map_in_slices
-from almenara.panels.time_window import TimeWindow, parse_time_window
+from almenara.panels.time_window import TimeWindow, parse_period
 from almenara.panels.view import View
 from almenara.signals import now
 from almenara.web.authorization import VIEWER, scoped_view
@@ -21,6 +21,7 @@ from almenara.web.routes.api.export import encode_csv_line, escape_formula
 from almenara.web.routes.api.models import format_api_time
 from almenara.web.routes.api.parameters import (
     QUERY_PROBLEMS,
+    AtParameter,
     KindParameter,
     SinceParameter,
     UntilParameter,
@@ -29,7 +30,7 @@ from almenara.web.routes.api.parameters import (
 )
 from almenara.web.services import Services
 
-TIMES: Final = ("since", "until", "range")
+TIMES: Final = ("since", "until", "range", "at")
 DEFAULT_LIMIT: Final = 1_000
 LARGEST_LIMIT: Final = 10_000
 COLUMNS: Final = ("kind", "namespace", "name", "change", "before", "after", "severity")
@@ -77,13 +78,14 @@ async def changes(
     since: SinceParameter = None,
     until: UntilParameter = None,
     range: RangeParameter = None,  # noqa: A002
+    at: AtParameter = None,
     kind: KindParameter = None,
     namespace: NamespaceParameter = None,
     limit: LimitParameter = DEFAULT_LIMIT,
 ) -> ChangeAnswer:
     """List the resources that were created, deleted or changed between two moments; by default in
-    the last hour. `since` and `until` of the answer are the moments that were compared: a `range`
-    is cut where the stored past starts."""
+    the last hour. `at` is the end of a period without `until`. `since` and `until` of the answer
+    are the moments that were compared: a `range` is cut where the stored past starts."""
     check_parameters(request, {*TIMES, "kind", "namespace", "limit"})
     times, differences = await compare(request, services)
     return ChangeAnswer(
@@ -104,6 +106,7 @@ async def changes_csv(
     since: SinceParameter = None,
     until: UntilParameter = None,
     range: RangeParameter = None,  # noqa: A002
+    at: AtParameter = None,
     kind: KindParameter = None,
     namespace: NamespaceParameter = None,
 ) -> Response[str]:
@@ -144,7 +147,7 @@ def read_range(view: View, query: dict[str, str]) -> tuple[int, int]:
     """
     recorder, moment = view.resources.recorder, now()
     earliest = None if recorder is None else recorder.earliest
-    parsed = parse_time_window(query, now=moment, earliest=earliest)
+    parsed = parse_period(query, now=moment, earliest=earliest)
     problem, window = parsed.problem, parsed.window
     since, until = window.bounds(moment)
     if earliest is not None and since < earliest:
