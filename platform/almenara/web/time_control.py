@@ -22,7 +22,7 @@ from almenara.web.timed_view import TimedRequest
 RANGES: Final = (
     ("15 min", "15m"), ("1 h", "1h"), ("6 h", "6h"), ("24 h", "24h"), ("7 d", "7d"),
 )  # fmt: skip
-CURSORS: Final = ("after", "before", "part")
+CURSORS: Final = ("after", "before", "page", "part")
 """Parameters of an address that belong to one window."""
 STEPS: Final = (("failure", "failure"), ("transition", "transition"))
 """What the bar steps to: the kind of step, and its name."""

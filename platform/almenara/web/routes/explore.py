@@ -25,6 +25,7 @@ from almenara.web.authorization import VIEWER
 from almenara.web.dashboards import chart_address
 from almenara.web.filter_form import build_panel_form
 from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
+from almenara.web.paging import PAGE, cut_page, parse_page
 from almenara.web.routes.dashboard_editor import editor_address
 from almenara.web.services import Services
 from almenara.web.state import get_identity
@@ -33,8 +34,10 @@ from almenara.web.timed_view import read_time
 ADDRESS: Final = "/explore"
 RECENT: Final = DAY
 """How old the last sample of a series may be that the page finds."""
-MAX_METRICS: Final = 200
-MAX_SERIES: Final = 100
+METRICS: Final = 200
+"""Metrics of a page."""
+SERIES: Final = 100
+"""Series of a page."""
 MAX_SUGGESTIONS: Final = 500
 
 
@@ -55,7 +58,7 @@ async def explore(
 ) -> Response[str] | Redirect:
     """Render the metrics that match the search text and, of the chosen one, the chart."""
     panel = services.panels[NAME]
-    values = strip_parameters(request, panel.filters | {"text", *TIME_PARAMETERS})
+    values = strip_parameters(request, panel.filters | {"text", PAGE, *TIME_PARAMETERS})
     if values != dict(request.query_params):
         return Redirect(ADDRESS + encode_query(values), status_code=303)
     timed = await read_time(services, request)
@@ -67,11 +70,23 @@ async def explore(
         )
     except ValueError as error:
         problem, filters = str(error), ChartFilters()
+    page = 1
+    try:
+        page = parse_page(values.get(PAGE, ""))
+    except ValueError as error:
+        problem = problem or str(error)
     try:
         matching = await find_series(view, values.get("text", ""), filters)
     except (LimitExceeded, Unavailable) as error:
         problem, matching = problem or str(error), []
-    metrics = group_series(matching, values.get("text", ""))
+    others = {name: text for name, text in values.items() if name != PAGE}
+    metrics: Sequence[FoundMetric] = ()
+    series: Sequence[StoredSeries] = ()
+    if filters.metric:
+        series, paging = cut_page(matching, page, SERIES, ADDRESS, others)
+    else:
+        found = group_series(matching, values.get("text", ""))
+        metrics, paging = cut_page(found, page, METRICS, ADDRESS, others)
     content = ""
     has_chart = bool(filters.metric) and not problem
     if has_chart:
@@ -84,10 +99,9 @@ async def explore(
         "explore_page.html",
         {
             "text": values.get("text", ""),
-            "metrics": metrics[:MAX_METRICS],
-            "more": max(len(metrics) - MAX_METRICS, 0),
-            "series": list_series(matching, filters) if filters.metric else [],
-            "more_series": max(len(matching) - MAX_SERIES, 0) if filters.metric else 0,
+            "metrics": metrics,
+            "series": list_series(series, filters),
+            "paging": paging,
             "chosen": filters,
             "has_charts": has_chart,
             "panel": panel,
@@ -186,7 +200,7 @@ def chart_query(kind: str, metric: str, unit: str) -> dict[str, str]:
 def list_series(matching: Sequence[StoredSeries], filters: ChartFilters) -> list[dict[str, str]]:
     """Return a row for each series, with the address of the chart of it alone."""
     rows = []
-    for series in matching[:MAX_SERIES]:
+    for series in matching:
         alone = msgspec.structs.replace(
             filters, kind=series.name.kind, namespace=series.name.namespace, name=series.name.name
         )
