@@ -32,6 +32,8 @@ CHARTS: Final[Sequence[tuple[str, str, str, str, Format, ChartStyle]]] = (
     ("redelivered", "Redelivered by consumer", CONSUMER, "redelivered", "number", "lines"),
 )
 """Name, title, kind and metric of each chart, and how it is displayed."""
+CONSUMER_COLUMNS: Final = "status,Pending=sample.pending,Unacknowledged=sample.ack_pending"
+"""The columns of the table of consumers: its figures add up to the backlog of a stream."""
 
 
 def panels() -> Sequence[Panel]:
@@ -69,6 +71,12 @@ def link_to_events(**filters: str) -> str:
     return f"/events?{urlencode(filters)}"
 
 
+def link_to_consumers(stream: str) -> str:
+    """The address of the table of the consumers of a stream, with what each has to do."""
+    filters = {"kind": CONSUMER, "namespace": stream, "columns": CONSUMER_COLUMNS}
+    return f"/panels/table?{urlencode(filters)}"
+
+
 async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
     """The rows of the streams, by name."""
     consumers: dict[str, list[Resource]] = {}
@@ -99,6 +107,7 @@ def describe_stream(
     Of a stream that no server answers about, the last known figures are shown as such, and no rate.
     """
     origin = f"nats/{stream.name}"
+    since = format_time(minute_ago).replace(".000000Z", "Z")
     is_stale = stream.status in STALE_STATUSES
     failing = [consumer for consumer in consumers if consumer.severity > stream.severity]
     stalls = [each.state["since"] for each in failing if each.status == STALLED]
@@ -127,9 +136,7 @@ def describe_stream(
         and backlog > 100 + 10 * (rate or 0),
         "consumers": len(consumers),
         "link": link_to_events(origin=origin),
-        "recent_errors": link_to_events(
-            origin=origin,
-            severity="ERROR",
-            since=format_time(minute_ago).replace(".000000Z", "Z"),
-        ),
+        "recent": link_to_events(origin=origin, since=since),
+        "recent_errors": link_to_events(origin=origin, severity="ERROR", since=since),
+        "backlog_link": link_to_consumers(stream.name),
     }
