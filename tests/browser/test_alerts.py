@@ -108,6 +108,32 @@ def test_alert_appears_is_acknowledged_by_keyboard_and_resolves(pods: Pods, page
     expect(history).to_contain_text("resolved")
 
 
+def test_page_of_an_alert_offers_the_action_that_applies(pods: Pods, page: Page) -> None:
+    pods.fail("web-0")
+    page.goto(f"{pods.almenara.url}/alerts")
+    link = page.get_by_role("link", name="Pod web-0 is crash-looping").last
+    address = str(link.get_attribute("href", timeout=20_000))
+    page.goto(pods.almenara.url + address)
+    acknowledge = page.get_by_role("button", name="Acknowledge", exact=True)
+    take_back = page.get_by_role("button", name="Unacknowledge")
+    expect(acknowledge).to_be_visible()
+    expect(take_back).to_be_hidden()
+    other = page.context.new_page()
+    other.goto(pods.almenara.url + address)
+    other.get_by_role("button", name="Acknowledge", exact=True).click()
+    expect(take_back).to_be_visible()
+    expect(acknowledge).to_be_hidden()
+    expect(page.get_by_label("Comment")).to_be_hidden()
+    take_back.click()
+    expect(acknowledge).to_be_visible()
+    expect(take_back).to_be_hidden()
+    pods.fail()
+    expect(acknowledge).to_be_hidden(timeout=20_000)
+    expect(take_back).to_be_hidden()
+    expect(page.get_by_role("button", name="Assign", exact=True)).to_be_hidden()
+    expect(page.get_by_role("link", name="Silence…")).to_be_visible()
+
+
 def test_overview_groups_alerts_of_a_rule_and_an_opened_group_stays_open(
     pods: Pods, page: Page
 ) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TRANSITIONS: Final = 100
 """Transitions of an alert that its page shows."""
 SIMILAR: Final = 6
+ACTIVE: Final = frozenset(STATUSES) - {"pending", "resolved"}
+"""The statuses of an alert that can be acknowledged."""
 DELIVERIES: Final = 10
 SCANNED_DELIVERIES: Final = 200
 
@@ -43,6 +45,7 @@ async def prepare_detail(view: View, filters: AlertFilters) -> Mapping[str, Any]
         row["runbook_html"] = render_runbook(row["runbook"])
     return {
         "alert": row,
+        "action": "" if alert is None else choose_action(alert),
         "sees_rules": view.scope.sees_all_sources,
         "transitions": transitions,
         "chart": None if alert is None else make_chart(view, alert),
@@ -52,6 +55,13 @@ async def prepare_detail(view: View, filters: AlertFilters) -> Mapping[str, Any]
         ),
         "similar": await list_similar(view, filters.rule, transitions),
     }
+
+
+def choose_action(alert: Resource) -> str:
+    """Return the one of two actions that applies to an alert now; empty where neither does."""
+    if alert.deleted or alert.status not in ACTIVE:
+        return ""
+    return "unacknowledge" if alert.state.get("by") else "acknowledge"
 
 
 @cache
