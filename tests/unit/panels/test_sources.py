@@ -46,7 +46,7 @@ def test_source_on_standby_names_where_it_runs(template: str, replica: str, text
     state = SourceState(name="nats", plugin="nats", status="standby", replica=replica)
     values = {
         "states": [{"state": state, "events_link": "/events", "usage": ""}],
-        "write_error": None, "warnings": (), "replica_warnings": ["Set bus.replica."],
+        "write_error": None, "warnings": (), "replica_problems": ["Set bus.replica."],
     }  # fmt: skip
     html = str(Renderer().render(template, values))
     assert text in " ".join(jinja2.filters.do_striptags(html).split())
