@@ -48,6 +48,7 @@ from almenara.state.resources import Resources
 from almenara.state.sample_history import SampleHistory
 from almenara.state.sample_restore import restore_samples
 from almenara.state.sample_store import SampleStore
+from almenara.state.schemas import SCHEMAS
 from almenara.state_store.file import FileStateStore
 from almenara.state_store.shared import SharedStateStore
 from almenara.supervisor import Supervisor
@@ -134,7 +135,7 @@ def create_bus(settings: Settings, plugins: PluginRegistry) -> RuntimeBus:
     # Imported here, because what it needs is installed with the plugin that stores the log.
     from almenara.bus.shared import SharedBus
 
-    return SharedBus(settings.storage, shared_log, redactor)
+    return SharedBus(settings.storage, shared_log, redactor, schemas=SCHEMAS)
 
 
 async def compose(

@@ -9,9 +9,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import nats
 import pytest
 
+from almenara import __version__
 from almenara.bus.compare import compare_databases
 from almenara.bus.snapshot_writer import (
     SnapshotRecord,
@@ -19,10 +21,20 @@ from almenara.bus.snapshot_writer import (
     is_close_to_start,
     is_usable,
 )
-from almenara.bus.snapshots import MANIFEST, restore_snapshot
+from almenara.bus.snapshots import (
+    MANIFEST,
+    Manifest,
+    SnapshotTooNewError,
+    encode_manifest,
+    read_manifests,
+    restore_snapshot,
+)
 from almenara.bus.storage_errors import StorageError
+from almenara.bus.writer_thread import DATABASE
+from almenara.cli.bus_findings import check_snapshots
 from almenara.config import BusSettings
-from almenara.shared_log import LogBounds
+from almenara.shared_log import LogBounds, SharedLog
+from almenara.state.schemas import SCHEMAS
 from support.bus import collect_records, make_event
 from support.replicas import replica, shared_log
 from support.servers import NatsServer
@@ -38,6 +50,7 @@ from pathlib import Path
 from almenara.bus import snapshots
 from almenara.bus.snapshot_writer import SnapshotWriter
 from almenara.config import BusSettings
+from almenara.state.schemas import SCHEMAS
 from almenara_nats.bus_objects import JetStreamObjects
 from support.replicas import shared_log
 
@@ -61,7 +74,7 @@ async def main():
         await SnapshotWriter(Path(folder), log, BusSettings(), "a").write(None)
     else:
         JetStreamObjects.get = kill_in(JetStreamObjects.get)
-        await snapshots.restore_snapshot(Path(folder), log)
+        await snapshots.restore_snapshot(Path(folder), log, SCHEMAS)
 
 asyncio.run(main())
 """
@@ -189,11 +202,75 @@ async def test_damaged_snapshot_is_left_out(nats_server: NatsServer, tmp_path: P
         async with log.connect() as session:
             for name in newer.parts - older.parts:
                 await session.snapshots.put(name, b"damaged")
-        restored = await restore_snapshot(tmp_path / "b", log)
+        restored = await restore_snapshot(tmp_path / "b", log, SCHEMAS)
         assert restored is not None
         assert restored.position == older.position
         # What is damaged is no longer there, so that the next snapshot stores it again.
         assert not (newer.parts - older.parts) & await object_names(nats_server)
+
+
+async def test_snapshot_of_a_newer_version_is_left_out(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await publish(bus, 0, 100)
+        writer = SnapshotWriter(tmp_path / "a", log, BusSettings(), "a")
+        older = await writer.write(bus)
+        await publish(bus, 100, 100)
+        newer = await writer.write(bus)
+        assert {file.name: file.schema for file in newer.files} == {
+            file.name: SCHEMAS[file.name] for file in newer.files
+        }
+        await publish(bus, 200, 100)
+        await pretend_newer(log, newer)
+        restored = await restore_snapshot(tmp_path / "b", log, SCHEMAS)
+        assert restored is not None
+        assert restored.position == older.position
+        # One of this version does not delete what the others need.
+        await writer.write(bus)
+        assert newer.name in await object_names(nats_server)
+
+
+async def test_snapshots_that_are_too_new_name_both_versions(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await publish(bus, 0, 100)
+        await pretend_newer(
+            log, await SnapshotWriter(tmp_path / "a", log, BusSettings(), "a").write(bus)
+        )
+        with pytest.raises(SnapshotTooNewError, match=rf"99\.1.*\({__version__}\).* Upgrade"):
+            await restore_snapshot(tmp_path / "b", log, SCHEMAS)
+        assert not list((tmp_path / "b").glob("*.restored"))
+        # The log has all that the snapshot has.
+        async with replica(nats_server, tmp_path / "b") as other:
+            assert len(await collect_records(other, 0, 100)) == 100
+        await publish(bus, 100, 100)
+        await limit_stream(nats_server, 2)
+        with pytest.raises(StorageError, match=r"99\.1.*Upgrade this replica"):
+            async with replica(nats_server, tmp_path / "c", start_patience=0.1):
+                raise AssertionError
+        async with log.connect() as session:
+            (manifest,) = await read_manifests(session.snapshots, await session.snapshots.names())
+            finding = check_snapshots([manifest], await session.bounds(), BusSettings(), 0)
+        assert finding.verdict == "failed"
+        assert "99.1" in finding.message
+        assert finding.remedy == "Upgrade this replica."
+
+
+async def pretend_newer(log: SharedLog, manifest: Manifest) -> None:
+    """Let a later version of Almenara have written a snapshot."""
+    files = [
+        msgspec.structs.replace(file, schema=file.schema + (file.name == DATABASE))
+        for file in manifest.files
+    ]
+    newer = msgspec.structs.replace(manifest, files=files, almenara="99.1")
+    async with log.connect() as session:
+        await session.snapshots.put(newer.name, encode_manifest(newer))
 
 
 async def test_snapshot_without_some_of_its_messages_is_left_out(
@@ -214,7 +291,7 @@ async def test_snapshot_without_some_of_its_messages_is_left_out(
         chunks = f"$O.{log.bus.snapshot_bucket}.C.{(await store.get_info(name)).nuid}"
         await jetstream.purge_stream(f"OBJ_{log.bus.snapshot_bucket}", subject=chunks)
     await client.close()
-    restored = await restore_snapshot(tmp_path / "b", log)
+    restored = await restore_snapshot(tmp_path / "b", log, SCHEMAS)
     assert restored is not None
     assert restored.position == older.position
 

@@ -7,7 +7,7 @@ log cannot be reached, pages show what the index has, publishers wait, and nothi
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Self, TypeVar
 
@@ -21,7 +21,8 @@ from almenara.bus.log_follower import LogDivergedError
 from almenara.bus.log_link import LogLink
 from almenara.bus.log_publisher import LogPublisher
 from almenara.bus.log_state import FENCE, OWNER, POSITION, decode_position
-from almenara.bus.snapshots import FILES, Manifest, restore_snapshot
+from almenara.bus.schema import VERSION
+from almenara.bus.snapshots import FILES, Manifest, SnapshotTooNewError, restore_snapshot
 from almenara.bus.storage_errors import StorageError
 from almenara.bus.validation import check_batch, check_state
 from almenara.bus.work import PLACE_BITS
@@ -53,9 +54,14 @@ class SharedBus:
         clock: Clock | None = None,
         *,
         start_patience: float = START_PATIENCE,
+        schemas: Mapping[str, int] | None = None,
     ) -> None:
+        """`schemas` are the newest that can be read, by the names of databases."""
         self.settings, self._log, self._clock = settings, shared_log, clock
         self._start_patience = start_patience
+        self._schemas = schemas or {DATABASE: VERSION}
+        self._too_new = ""
+        """Why there are snapshots, and none that this version can read."""
         self._publisher = LogPublisher(settings, redact)
         self.select_stored: Callable[[Sequence[Signal], str], Sequence[Signal]] | None = None
         self.snapshot: SnapshotStatus | None = None
@@ -115,8 +121,9 @@ class SharedBus:
         if not await self._has_first_message():
             raise StorageError(
                 f"This replica cannot follow the shared log: {reason}. There is no snapshot from"
-                " which it can start. Start a replica that has the history: it writes one. Or put a"
-                f" copy of its database into storage.dir, as {DATABASE} (`almenara backup`)."
+                f" which it can start{self._too_new and ': '}{self._too_new}. Start a replica that"
+                " has the history: it writes one. Or put a copy of its database into storage.dir,"
+                f" as {DATABASE} (`almenara backup`)."
             )
         for name in FILES:
             if (self.settings.dir / name).exists():
@@ -135,7 +142,12 @@ class SharedBus:
 
     async def _restore_newest(self) -> Manifest | None:
         try:
-            return await restore_snapshot(self.settings.dir, self._log)
+            return await restore_snapshot(self.settings.dir, self._log, self._schemas)
+        except SnapshotTooNewError as error:
+            if not self._too_new:
+                log.warning("no snapshot can be restored", reason=str(error))
+            self._too_new = str(error)
+            return None
         except (Unavailable, TimeoutError):
             raise
         except OSError as error:

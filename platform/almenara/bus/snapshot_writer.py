@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
+from almenara import __version__
 from almenara.bus import SnapshotStatus, StateChange
 from almenara.bus.backup import copy_database, copy_file
 from almenara.bus.log_state import OWNER, POSITION, SNAPSHOT, decode_position
@@ -25,6 +26,7 @@ from almenara.bus.snapshots import (
     part_name,
     read_manifests,
     read_parts,
+    read_schema,
 )
 from almenara.bus.work import LogPosition
 from almenara.bus.writer_thread import DATABASE
@@ -156,7 +158,7 @@ class SnapshotWriter:
                 ]
                 manifest = Manifest(
                     created=self._now(), replica=self.replica, identity=position.identity,
-                    position=position.position, files=files,
+                    position=position.position, files=files, almenara=__version__,
                 )  # fmt: skip
                 await objects.put(manifest.name, encode_manifest(manifest))
                 if publisher is not None:
@@ -244,4 +246,5 @@ async def _store_file(path: Path, objects: SharedObjects, names: set[str]) -> Sn
             names.add(name)
         digests.append(digest)
         size += len(content)
-    return SnapshotFile(path.name, size, digests)
+    schema = await asyncio.to_thread(read_schema, path)
+    return SnapshotFile(path.name, size, digests, schema)

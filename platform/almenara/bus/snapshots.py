@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 import msgspec
 import structlog
 
+from almenara import __version__
 from almenara.bus.folder import FolderLock, prepare_folder, set_aside
 from almenara.bus.writer_thread import DATABASE
 from almenara.errors import Unavailable
@@ -41,6 +42,8 @@ MANIFEST: Final = "snapshot-"
 RESTORED: Final = "restored"
 """Suffix of a file while it is restored."""
 LARGEST_MANIFEST: Final = 256 * 1024**2
+USER_VERSION_AT: Final = 60
+"""Where the header of a database file has the version of its schema."""
 
 
 class SnapshotFile(msgspec.Struct, frozen=True):
@@ -50,6 +53,8 @@ class SnapshotFile(msgspec.Struct, frozen=True):
     size: int
     parts: list[str]
     """Digests (SHA-256) of its ranges of `PART` bytes."""
+    schema: int = 0
+    """Version of its schema; 0 where the writer did not record it."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +69,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     """Position of the last message of the log that the snapshot has."""
     files: list[SnapshotFile]
+    almenara: str = ""
+    """Version of Almenara that wrote it; empty where it did not record it."""
 
     @property
     def name(self) -> str:
@@ -86,9 +93,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             and self.position <= bounds.last
         )
 
+    def is_readable(self, schemas: Mapping[str, int]) -> bool:
+        """Whether no database has a newer schema than those that are read here, by its name."""
+        return all(file.schema <= schemas.get(file.name, file.schema) for file in self.files)
+
 
 class SnapshotDamagedError(Unavailable):
     """A snapshot cannot be read; the text has the reason."""
+
+
+class SnapshotTooNewError(Unavailable):
+    """A newer Almenara wrote the snapshots; the text has the versions and a remedy."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(
+            f"the snapshots of the bus were written by Almenara {manifest.almenara}, whose"
+            f" databases this version ({__version__}) cannot read. Upgrade this replica"
+        )
 
 
 def part_name(digest: str) -> str:
@@ -156,20 +177,28 @@ async def read_manifests(objects: SharedObjects, names: set[str]) -> list[Manife
     return manifests
 
 
-async def restore_snapshot(folder: Path, shared_log: SharedLog) -> Manifest | None:
+async def restore_snapshot(
+    folder: Path, shared_log: SharedLog, schemas: Mapping[str, int]
+) -> Manifest | None:
     """Restore the newest snapshot that leads to the log into a folder; databases that are there are
     set aside.
 
-    Returns None where there is no such snapshot. An interrupted restore continues where it was.
-    Raises `Unavailable`, `FolderInUseError` and `OSError`.
+    `schemas` are the newest schemas that can be read, by database. Returns None where there is no
+    such snapshot. An interrupted restore continues where it was. Raises `SnapshotTooNewError`,
+    `Unavailable`, `FolderInUseError` and `OSError`.
     """
     prepare_folder(folder)
+    too_new: Manifest | None = None
     lock = FolderLock.acquire(folder)
     try:
         async with shared_log.connect() as session:
             bounds, objects = await session.bounds(), session.snapshots
             for manifest in await read_manifests(objects, await objects.names()):
                 if not manifest.leads_to(bounds):
+                    continue
+                if not manifest.is_readable(schemas):
+                    # Found out before anything is read: it may be large.
+                    too_new = too_new or manifest
                     continue
                 log.info("a snapshot is restored", position=manifest.position, size=manifest.size)
                 try:
@@ -178,6 +207,8 @@ async def restore_snapshot(folder: Path, shared_log: SharedLog) -> Manifest | No
                     log.warning("a snapshot cannot be restored", reason=str(error))
                 else:
                     return manifest
+        if too_new is not None:
+            raise SnapshotTooNewError(too_new)
         return None
     finally:
         lock.release()
@@ -247,6 +278,14 @@ def _put_in_place(folder: Path, name: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_schema(path: Path) -> int:
+    """Return the version of the schema in the header of a database file, `PRAGMA user_version`
+    (https://www.sqlite.org/fileformat.html#user_version_number)."""
+    with path.open("rb") as file:
+        header = file.read(USER_VERSION_AT + 4)
+    return int.from_bytes(header[USER_VERSION_AT:], "big", signed=True)
 
 
 def read_parts(path: Path) -> Iterator[tuple[str, bytes]]:

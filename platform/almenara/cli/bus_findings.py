@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from almenara import __version__
-from almenara.bus.snapshots import Manifest, read_manifests
+from almenara.bus.snapshots import Manifest, SnapshotTooNewError, read_manifests
 from almenara.clock import now
 from almenara.config import BusSettings
 from almenara.errors import Unavailable
@@ -17,6 +17,7 @@ from almenara.leases.members import (
 )
 from almenara.leases.table import Holder, Member
 from almenara.shared_log import LogBounds, SharedLog
+from almenara.state.schemas import SCHEMAS
 from almenara.units import SECOND
 
 SNAPSHOTS: Final = "snapshots of the bus"
@@ -97,7 +98,13 @@ def check_snapshots(
     manifests: list[Manifest], bounds: LogBounds, settings: BusSettings, moment: int
 ) -> Finding:
     """Return whether a replica with an empty folder can start. `moment` is in microseconds."""
-    usable = [manifest for manifest in manifests if manifest.leads_to(bounds)]
+    verdict: Literal["ok", "warning", "failed"]
+    leading = [manifest for manifest in manifests if manifest.leads_to(bounds)]
+    usable = [manifest for manifest in leading if manifest.is_readable(SCHEMAS)]
+    if leading and not usable:
+        message, _, remedy = str(SnapshotTooNewError(leading[0])).partition(". ")
+        verdict = "warning" if bounds.first <= 1 else "failed"
+        return Finding(check=SNAPSHOTS, verdict=verdict, message=message, remedy=f"{remedy}.")
     if not usable and bounds.first > 1:
         return Finding(
             check=SNAPSHOTS,
@@ -115,7 +122,7 @@ def check_snapshots(
     age = (moment - usable[0].created) / SECOND
     # Without new messages, no snapshot is written. The record of one is a message.
     is_late = age > LATE * settings.snapshot_interval and bounds.last - usable[0].position > 1
-    verdict: Literal["ok", "warning"] = "warning" if is_late else "ok"
+    verdict = "warning" if is_late else "ok"
     return Finding(
         check=SNAPSHOTS,
         verdict=verdict,
