@@ -2,7 +2,9 @@
 
 A window is sealed once it is over: its pieces become one chunk of samples with their rollups, in
 one transaction, so that every sample is in exactly one place at any moment. A piece that comes late
-is sealed into the chunk that is there.
+is sealed into the chunk that is there, and the window after it is rolled up again: its first sample
+rises from the last one of the window before. Where the samples of a window were removed, those that
+come late are left out, because its rollups can't be made again.
 """
 
 import sqlite3
@@ -121,11 +123,26 @@ class Chunks:
         """The flushes of each window that is not sealed."""
         for number, window in connection.execute("SELECT number, window FROM flushes"):
             self.flushes[window].append(number)
+        (self._oldest,) = connection.execute("SELECT min(key) FROM raw").fetchone()
 
     def points(self, number: int, window: int, pieces: Iterable[Points] = ()) -> Points:
         """Return the samples of a series in a window; `pieces` are further ones."""
-        raw = self._points("raw", chunk_key(window, number))
-        return merge_points(filter(None, (raw, *self.pieces(number, window), *pieces)))
+        key = chunk_key(window, number)
+        raw = self._points("raw", key)
+        fresh = [*self.pieces(number, window), *pieces]
+        if raw is None and fresh and self._was_removed(key):
+            return Points([], [])
+        return merge_points(filter(None, (raw, *fresh)))
+
+    def _was_removed(self, key: int) -> bool:
+        """Whether a window had samples that retention removed, the oldest first."""
+        return (self._oldest is None or key < self._oldest) and (
+            self._body("minutes", key) is not None
+        )
+
+    def sealed_points(self, number: int, window: int) -> Points | None:
+        """Return the samples of a series in a sealed window; None where there are none."""
+        return self._points("raw", chunk_key(window, number))
 
     def pieces(self, number: int, window: int) -> list[Points]:
         """Return what was flushed of a series in a window and is not sealed."""
@@ -224,18 +241,38 @@ def read_rollups(
         uppers = range(since // span, (until - 1) // span + 1)
         sealed = (chunks.sealed(table, upper, number) for upper in uppers)
         parts += [rollups for rollups in sealed if rollups is not None]
-    for window in sorted({*chunks.flushes, *pieces}.intersection(windows)):
-        if number is not None and window not in pieces and not chunks.pieces(number, window):
+    changed = _changed_windows(chunks, number, pieces, windows)
+    for window in sorted(changed | {window + 1 for window in changed}):
+        if window not in windows:
+            continue
+        before = last_point(_window_points(chunks, number, window - 1, pieces))
+        if window not in changed and before is None:
             continue
         points = _window_points(chunks, number, window, pieces)
         if points.values:
-            before = last_point(_window_points(chunks, number, window - 1, pieces))
             parts.append(roll_up(points, width, before))
     rollups = join(parts)
     first = since // width * width
     if rollups.times and (rollups.times[0] < first or rollups.times[-1] >= until):
         rollups = _cut(rollups, first, until)
     return rollups
+
+
+def _changed_windows(
+    chunks: Chunks, number: int | None, pieces: Mapping[int, Points], windows: range
+) -> set[int]:
+    """Return which windows of a series, and of the one before them, have samples that are not
+    sealed.
+
+    The rollups of a window that follows one of them are stale, though it is sealed: its first
+    sample rises from the last one before it.
+    """
+    near = range(windows.start - 1, windows.stop)
+    changed = {window for window in pieces if window in near}
+    if number is not None:
+        flushed = (window for window in chunks.flushes if window in near)
+        changed |= {window for window in flushed if chunks.pieces(number, window)}
+    return changed
 
 
 def _window_points(
@@ -280,7 +317,11 @@ def find_pieces(connection: sqlite3.Connection, window: int, limit: int) -> list
 
 def seal(connection: sqlite3.Connection, chunks: Chunks, window: int, number: int) -> None:
     """Make one chunk of the pieces of a series in a window, with its rollups; in the caller's
-    transaction."""
+    transaction.
+
+    The window after it is rolled up again where it is sealed and what it rises from has changed.
+    """
+    sealed = chunks.sealed_points(number, window)
     points = chunks.points(number, window)
     connection.executemany(
         "DELETE FROM fresh WHERE key = ?",
@@ -288,6 +329,19 @@ def seal(connection: sqlite3.Connection, chunks: Chunks, window: int, number: in
     )
     if not points.values:
         return
+    _store_rollups(connection, chunks, window, number, points)
+    connection.execute(STORE["raw"], (chunk_key(window, number), encode_points(points)))
+    if sealed is not None and last_point(points) == last_point(sealed):
+        return
+    following = chunks.sealed_points(number, window + 1)
+    if following is not None:
+        _store_rollups(connection, chunks, window + 1, number, following)
+
+
+def _store_rollups(
+    connection: sqlite3.Connection, chunks: Chunks, window: int, number: int, points: Points
+) -> None:
+    """Store the rollups of the samples of a series in a window, in place of those there are."""
     before = last_point(chunks.points(number, window - 1))
     minutes = roll_up(points, MINUTE_WIDTH, before)
     hours = roll_up(points, HOUR_WIDTH, before)
@@ -297,4 +351,3 @@ def seal(connection: sqlite3.Connection, chunks: Chunks, window: int, number: in
         hours = join((sealed, hours))
     connection.execute(STORE["hours"], (chunk_key(day, number), encode_rollups(hours)))
     connection.execute(STORE["minutes"], (chunk_key(window, number), encode_rollups(minutes)))
-    connection.execute(STORE["raw"], (chunk_key(window, number), encode_points(points)))
