@@ -10,6 +10,7 @@ from neo4j.auth_management import ClientCertificate
 
 from almenara.sdk import finish_within, monotonic
 from almenara.sdk.servers import Address
+from almenara_neo4j.byte_limit import limited_bytes
 from almenara_neo4j.errors import QueryError, RefusedError, translate_error
 from almenara_neo4j.settings import DeploymentSettings
 from almenara_neo4j.simulation import SimulatedClient
@@ -85,7 +86,8 @@ class BoltClient:
                 self._driver = await asyncio.to_thread(self._open)
             # The driver has no limit for reading, and a frozen server sends nothing.
             async with asyncio.timeout(self._timeout + self._grace):
-                return await self._read(self._driver, query, parameters or {}, database, limit)
+                with limited_bytes():
+                    return await self._read(self._driver, query, parameters or {}, database, limit)
         except Exception as error:
             problem = translate_error(error, name, self._timeout)
             if isinstance(problem, RefusedError):

@@ -6,6 +6,7 @@ from neo4j.exceptions import AuthError, DriverError, Neo4jError
 
 from almenara.sdk import AlmenaraError, describe_error
 from almenara.sdk.servers import MAX_TEXT, describe_connection_error, find_cause
+from almenara_neo4j.byte_limit import MAX_BYTES, ResponseTooLargeError
 
 RATE_LIMIT: Final = "Neo.ClientError.Security.AuthenticationRateLimit"
 
@@ -44,6 +45,11 @@ CODES: Final = {
 
 def translate_error(error: Exception, query: str, timeout: float) -> ServerError:
     """The error of a query, as a sentence that has no data; `query` names it for people."""
+    if find_cause(error, ResponseTooLargeError) is not None:
+        return ServerError(
+            f"the response to {query} has more than {MAX_BYTES // 2**20} MiB; return fewer rows or"
+            " shorter properties"
+        )
     if isinstance(error, Neo4jError):
         code = error.code or ""
         if code == RATE_LIMIT:

@@ -3,15 +3,15 @@ had here does. https://neo4j.com/docs/bolt/current/"""
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 MAGIC: Final = b"\x60\x60\xb0\x17"
 HELLO, GOODBYE, RESET, RUN, PULL = 0x01, 0x02, 0x0F, 0x10, 0x3F
 SUCCESS, RECORD, IGNORED, FAILURE = 0x70, 0x71, 0x7E, 0x7F
-Answer = tuple[list[str], list[list[Any]]] | str
-"""The names and the rows of a result, or the code of an error."""
+Answer = tuple[list[str], list[list[Any]]] | str | Iterator[bytes]
+"""The names and the rows of a result, the code of an error, or what to send unchanged."""
 AnswerQuery = Callable[[str, dict[str, Any]], Answer]
 
 
@@ -74,6 +74,12 @@ class Unpacker:
         return part
 
 
+def pack_message(tag: int, *fields: Any) -> bytes:
+    """A message of one chunk."""
+    data = bytes([0xB0 + len(fields), tag]) + b"".join(map(pack, fields))
+    return struct.pack(">H", len(data)) + data + b"\x00\x00"
+
+
 async def read_message(reader: asyncio.StreamReader) -> tuple[int, list[Any]]:
     """The tag and the fields of the next message."""
     data = b""
@@ -93,8 +99,7 @@ def make_handler(
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def send(tag: int, *fields: Any) -> None:
-            data = bytes([0xB0 + len(fields), tag]) + b"".join(map(pack, fields))
-            writer.write(struct.pack(">H", len(data)) + data + b"\x00\x00")
+            writer.write(pack_message(tag, *fields))
 
         assert (await reader.readexactly(20))[:4] == MAGIC
         writer.write(b"\x00\x00\x00\x05")
@@ -114,6 +119,10 @@ def make_handler(
                 if isinstance(result, str):
                     has_failed = True
                     send(FAILURE, {"code": result, "message": "refused"})
+                elif isinstance(result, Iterator):
+                    for data in result:
+                        writer.write(data)
+                        await writer.drain()
                 else:
                     names, rows = result
                     send(SUCCESS, {"fields": names, "t_first": 0})
