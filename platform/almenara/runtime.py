@@ -167,6 +167,7 @@ async def compose(
     add_remote_writes(settings, bus, supervisor)
     if not isinstance(leases, SoleLeases):
         leases.members.note_sources(state.name for state in supervisor.states())
+        leases.members.list_reports = supervisor.list_reports
     panels.add(self_monitor.NAME, self_monitor.list_panels(), None, self_monitor.list_pages())
     resources.retain_sources({state.name for state in supervisor.states()})
     rules = read_rules(settings, plugins)

@@ -62,7 +62,7 @@ async def publish_sources(
                 published[name] = STOPPED
                 changed.append(make_stopped(name))
         for name, state in states.items():
-            if state.status == "standby":
+            if state.is_remote or state.status == "standby":
                 # The replica that runs it publishes it.
                 published.pop(name, None)
                 continue

@@ -5,8 +5,8 @@ has seen, so that a replica which was paused, and runs a source that another one
 cannot store anything.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from almenara.bus import StateChange
 from almenara.signals import Signal
@@ -34,6 +34,9 @@ class Leases(Protocol):
     def holder(self, name: str) -> str:
         """The name of the replica that has a lease; empty where none has, or only one can."""
 
+    def find_report(self, name: str) -> Mapping[str, Any] | None:
+        """Return the state of a source that another replica runs, as that has published it."""
+
     async def run(
         self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False
     ) -> None:
@@ -55,6 +58,9 @@ class SoleLeases:
 
     def holder(self, name: str) -> str:
         return ""
+
+    def find_report(self, name: str) -> Mapping[str, Any] | None:
+        return None
 
     async def run(
         self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False

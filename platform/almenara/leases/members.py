@@ -8,7 +8,7 @@ compute, so that guessing the secret from it is no faster than from what the sec
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ SOURCES: Final = "the names of sources"
 NO_SECRET: Final = "none"  # noqa: S105 # where there is no secret
 SALT: Final = b"almenara bus.secret"
 SCRYPT_COST: Final = 2**14
+LARGEST_RECORD: Final = 256 * 1024
+"""Bytes of a record with the states of sources; a larger one has none. A message may have 1 MiB."""
 
 
 class SettingsDigests:
@@ -69,6 +71,11 @@ def digest_secret(secret: str) -> str:
     return hashlib.scrypt(
         secret.encode(), salt=SALT, n=SCRYPT_COST, r=8, p=1, dklen=DIGEST_BYTES
     ).hex()
+
+
+def member_key(holder: Holder) -> str:
+    """Return the key of the membership of a process."""
+    return f"{MEMBER}{lease_key(holder.replica)}.{holder.instance}"
 
 
 def list_differences(own: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
@@ -142,8 +149,10 @@ class Members:
     ) -> None:
         self.replica, self.instance = replica, instance
         # Two processes with one name have a record each, so that they notice one another.
-        self.key = f"{MEMBER}{lease_key(replica)}.{instance}"
+        self.key = member_key(Holder(replica, instance))
         self._table, self._digests = table, digests
+        self.list_reports: Callable[[], dict[str, dict[str, Any]]] = dict
+        """Returns the states of the sources that this replica runs."""
         self._own = Member(replica, instance, __version__)
         self._reported: dict[str, str] = {}
         """The text that was logged last of each key."""
@@ -161,7 +170,19 @@ class Members:
 
     def encode(self) -> bytes:
         """Return the record of this replica."""
-        return msgspec.json.encode(self._own)
+        record = msgspec.structs.replace(self._own, sources=self.list_reports())
+        value = msgspec.json.encode(record)
+        return value if len(value) <= LARGEST_RECORD else msgspec.json.encode(self._own)
+
+    def find_report(self, name: str) -> dict[str, Any] | None:
+        """Return the state of a source as the replica that runs it has published it."""
+        lease = self._table.get(lease_key(name))
+        if lease is None or lease.holder.instance == self.instance:
+            return None
+        member = self._table.get(member_key(lease.holder))
+        if member is None or not isinstance(member.holder, Member):
+            return None
+        return member.holder.sources.get(name)
 
     def list_problems(self) -> list[str]:
         """Return how live replicas differ from this one, one text each, by their names."""

@@ -9,9 +9,9 @@ continues while the servers of the leases elect a leader.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -143,6 +143,9 @@ class SharedLeases:
         self._member_revision = 0
         self._member_renewed = 0.0
         self._changed = asyncio.Event()
+
+    def find_report(self, name: str) -> Mapping[str, Any] | None:
+        return self.members.find_report(name)
 
     def holder(self, name: str) -> str:
         entry = self._table.get(lease_key(name))

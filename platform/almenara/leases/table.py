@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -30,6 +30,8 @@ class Member(Holder, frozen=True):
     """Of Almenara; empty where it is one that does not publish it."""
     digests: dict[str, str] = {}
     """Of the settings that all replicas must have alike, by their names."""
+    sources: dict[str, dict[str, Any]] = {}
+    """The states of the sources that it runs, by their names."""
 
 
 class Entry(msgspec.Struct):

@@ -141,7 +141,7 @@ async def view_at(view: View, window: TimeWindow) -> View:
             blind=[
                 state
                 for state in sources.states()
-                if state.status not in WORKING and not state.is_remote
+                if state.status not in WORKING and not state.is_unreported
             ],
             was_running=was_running,
         ),

@@ -50,6 +50,7 @@ class ScopedSources:
                         status=state.status,
                         since=state.since,
                         replica=state.replica,
+                        is_reported=state.is_reported,
                     )
                 )
         return states

@@ -2,7 +2,8 @@
 
 import time
 from collections import deque
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -18,6 +19,11 @@ UNPROVEN_AFTER: Final = 5 * SECOND
 """Microseconds in other statuses after which nothing that a source has published is known."""
 
 
+REPORTED: Final = (
+    "status", "since", "error", "error_time", "restarts", "events", "rate", "lag", "rejected",
+    "left_out", "refused", "last_received", "throttled", "idle_since",
+)  # fmt: skip
+"""The fields of a state that other replicas display."""
 RATE_WINDOW: Final = 10.0
 """Seconds over which the rate of a source is measured."""
 
@@ -86,6 +92,8 @@ class SourceState(msgspec.Struct, kw_only=True):
 
     idle_since: int | None = None
     """Since when it has failed or is blocked, whatever it tries meanwhile; None while it works."""
+    is_reported: bool = False
+    """Whether this is what another replica, which runs it, has published."""
 
     @property
     def is_unproven(self) -> bool:
@@ -95,12 +103,17 @@ class SourceState(msgspec.Struct, kw_only=True):
     @property
     def is_remote(self) -> bool:
         """Whether another replica runs it."""
+        return self.is_reported or self.is_unreported
+
+    @property
+    def is_unreported(self) -> bool:
+        """Whether another replica runs it, and has not published its state yet."""
         return self.status == "standby" and bool(self.replica)
 
     @property
     def has_problem(self) -> bool:
         """Whether it does not run, neither here nor on another replica."""
-        return self.status != "running" and not self.is_remote
+        return self.status != "running" and not self.is_unreported
 
     def set_status(self, status: Status) -> None:
         """Set the status, and since when it holds."""
@@ -117,6 +130,25 @@ class SourceState(msgspec.Struct, kw_only=True):
         """Set the last error."""
         self.error = error[:LONGEST]
         self.error_time = now()
+
+
+def encode_report(state: SourceState) -> dict[str, Any]:
+    """Return what other replicas display of a state: what differs from that of a new source."""
+    fields = msgspec.to_builtins(state)
+    return {name: fields[name] for name in REPORTED if fields[name]}
+
+
+def decode_report(report: Mapping[str, Any], state: SourceState) -> SourceState | None:
+    """Return the state of a source that another replica runs; None for a report that this version
+    cannot read. `state` is what this replica has of it."""
+    local = {"name": state.name, "plugin": state.plugin, "isolation": state.isolation}
+    known = {name: value for name, value in report.items() if name in REPORTED}
+    try:
+        reported = msgspec.convert({**known, **local}, SourceState)
+    except msgspec.ValidationError:
+        return None
+    reported.replica, reported.is_reported = state.replica, True
+    return reported
 
 
 class SourceError(AlmenaraError):

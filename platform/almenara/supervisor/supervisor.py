@@ -15,7 +15,7 @@ from almenara.hookspecs import Context
 from almenara.leases import Leases, SoleLeases
 from almenara.supervisor.protocol import Start
 from almenara.supervisor.runner import SourceRunner
-from almenara.supervisor.state import SourceState
+from almenara.supervisor.state import SourceState, decode_report, encode_report
 
 log = structlog.get_logger(__name__)
 
@@ -81,15 +81,28 @@ class Supervisor:
         for state in states:
             state.replica = self.leases.holder(state.name)
             state.left_out = self.bus.counters.left_out.get(state.name, 0)
-        return states
+        return [self._find_remote(state) or state for state in states]
+
+    def list_reports(self) -> dict[str, dict[str, Any]]:
+        """Return what other replicas display of the sources that this one runs."""
+        return {
+            runner.state.name: encode_report(runner.snapshot())
+            for runner in self._runners()
+            if runner.state.status != "standby"
+        }
 
     def unproven_sources(self) -> dict[str, int]:
-        """The sources that do not work, by name, and since when."""
+        """The sources that do not work, here or on another replica, by name, and since when."""
+        states = (self._find_remote(runner.state) or runner.state for runner in self._runners())
         return {
-            runner.state.name: runner.state.idle_since or runner.state.since
-            for runner in self._runners()
-            if runner.state.is_unproven
+            state.name: state.idle_since or state.since for state in states if state.is_unproven
         }
+
+    def _find_remote(self, state: SourceState) -> SourceState | None:
+        """Return the state of a source on the replica that runs it; None where this one does."""
+        if state.status != "standby" or (report := self.leases.find_report(state.name)) is None:
+            return None
+        return decode_report(report, state)
 
     def unstopped_sources(self) -> list[str]:
         """The names of sources that did not end when they were stopped."""

@@ -48,3 +48,20 @@ async def test_missing_source_is_stopped_while_a_plugin_has_failed_and_then_remo
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_source_of_another_replica_is_published_by_that_replica() -> None:
+    CLOCK.set(clock := ManualClock())
+    bus = Bus()
+    states = [
+        SourceState(name="nats", plugin="nats", status="degraded", replica="b", is_reported=True),
+        SourceState(name="ray", plugin="ray", status="standby", replica="b"),
+        SourceState(name="vllm", plugin="vllm", status="running", replica="a"),
+    ]
+    task = asyncio.create_task(publish_sources(bus, lambda: states))
+    try:
+        await clock.advance(3)
+        assert bus.published == [("vllm", "running")]
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

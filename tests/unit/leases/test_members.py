@@ -9,7 +9,7 @@ from almenara import __version__
 from almenara.config import Secret, Settings
 from almenara.config.bus import BusSettings
 from almenara.leases.members import NO_SECRET, SECRET, Members, SettingsDigests, list_differences
-from almenara.leases.table import Holder, LeaseTable, Member
+from almenara.leases.table import Holder, LeaseTable, Member, lease_key
 from almenara.shared_log import ValueChange
 
 pytestmark = pytest.mark.anyio
@@ -120,3 +120,26 @@ async def test_members_report_a_namesake_that_lives_and_no_earlier_run() -> None
     (problem,) = own.list_problems()
     assert "Two processes on this bus have the replica name a." in problem
     assert table.members() == {"a"}
+
+
+async def test_members_find_what_the_holder_of_a_lease_reports() -> None:
+    table = LeaseTable(6.0)
+    own = await make_members(table, "a", "1", make_digests())
+    other = await make_members(table, "b", "2", make_digests())
+    other.list_reports = lambda: {"nats": {"status": "degraded"}}
+    table.accept(ValueChange(other.key, other.encode(), 1))
+    assert own.find_report("nats") is None
+    held = msgspec.json.encode(Holder("b", "2"))
+    table.accept(ValueChange(lease_key("nats"), held, 2))
+    table.accept(ValueChange(lease_key("ray"), held, 3))
+    assert own.find_report("nats") == {"status": "degraded"}
+    assert own.find_report("ray") is None
+    # Its own report is not that of another one.
+    assert other.find_report("nats") is None
+    # A record with too much is published without the states.
+    other.list_reports = lambda: {"nats": {"error": "x" * 300_000}}
+    table.accept(ValueChange(other.key, other.encode(), 4))
+    assert own.find_report("nats") is None
+    # The earlier run of the same name had another instance.
+    table.accept(ValueChange(lease_key("nats"), msgspec.json.encode(Holder("b", "3")), 5))
+    assert own.find_report("nats") is None

@@ -2,16 +2,19 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, strategies
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import StorageSettings, SupervisorSettings
 from almenara.config.model import Isolation
 from almenara.hookspecs import Publish, SourceReport
 from almenara.signals import Event, now
-from almenara.supervisor import Supervisor
+from almenara.supervisor import SourceState, Supervisor
+from almenara.supervisor.state import REPORTED, decode_report, encode_report
 
 pytestmark = pytest.mark.anyio
 
@@ -158,3 +161,65 @@ async def test_source_cannot_have_a_name_of_the_core(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="reserved"):
             supervisor.add(Ticking("almenara.alerting"), "ticking")
         supervisor.add(Ticking("almenara-lab"), "ticking")
+
+
+class StandbyLeases:
+    """The leases of a replica that has none: another one runs all sources."""
+
+    replica = "a"
+
+    def __init__(self) -> None:
+        self.reports: dict[str, dict[str, Any]] = {}
+
+    def holder(self, name: str) -> str:
+        return "b"
+
+    def find_report(self, name: str) -> dict[str, Any] | None:
+        return self.reports.get(name)
+
+    async def run(
+        self, name: str, work: Any, on_standby: Callable[[], None], *, is_fenced: bool = False
+    ) -> None:
+        on_standby()
+        await asyncio.Event().wait()
+
+
+async def test_source_of_another_replica_has_the_state_of_that_replica(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        leases = StandbyLeases()
+        supervisor = Supervisor(bus, QUICK, leases)
+        supervisor.add(Failing(), "p")
+        task = asyncio.create_task(supervisor.run())
+        await until(lambda: supervisor.states()[0].status == "standby")
+        (state,) = supervisor.states()
+        assert state.is_unreported
+        assert not state.has_problem
+        failing = SourceState(
+            name="failing", plugin="p", status="backing_off", error="refused", rate=2.5,
+            idle_since=now() - 60_000_000, restarts=3,
+        )  # fmt: skip
+        leases.reports["failing"] = encode_report(failing)
+        (state,) = supervisor.states()
+        assert state == msgspec.structs.replace(failing, replica="b", is_reported=True)
+        assert state.is_remote
+        assert state.has_problem
+        assert supervisor.unproven_sources() == {"failing": failing.idle_since}
+        assert supervisor.list_reports() == {}
+        # Of a version with other statuses, or not valid.
+        for report in ({"status": "sleeping"}, {"status": 3}, {"since": "now"}):
+            leases.reports["failing"] = report
+            assert supervisor.states()[0].is_unreported
+            assert supervisor.unproven_sources() == {}
+        task.cancel()
+        await asyncio.wait([task])
+
+
+FIELDS = strategies.text(max_size=8) | strategies.sampled_from(REPORTED)
+VALUES = strategies.none() | strategies.integers() | strategies.text()
+
+
+@given(strategies.dictionaries(FIELDS, VALUES))
+def test_report_of_another_replica_is_a_state_or_left_out(report: dict[str, Any]) -> None:
+    local = SourceState(name="nats", plugin="nats", status="standby", replica="b")
+    state = decode_report(report, local)
+    assert state is None or (state.name, state.plugin, state.replica) == ("nats", "nats", "b")
