@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from almenara.signals import Resource, Sample
 from almenara_valkey.client import Connection
-from almenara_valkey.info import Info, read_count
+from almenara_valkey.info import Info, as_integer, read_count
 from almenara_valkey.kinds import CHANNEL
 
 MAX_LISTED: Final = 1_000
@@ -32,7 +32,9 @@ def parse_subscribers(reply: Any) -> dict[str, int]:
         return {}
     pairs = zip(reply[::2], reply[1::2], strict=False)
     return {
-        str(name)[:LONGEST_NAME]: count for name, count in pairs if isinstance(count, int) and name
+        str(name)[:LONGEST_NAME]: number
+        for name, count in pairs
+        if name and (number := as_integer(count)) is not None
     }
 
 

@@ -11,6 +11,10 @@ LATENCY_STATISTICS: Final = "latency_percentiles_usec_"
 ERROR_STATISTICS: Final = "errorstat_"
 REPLICA: Final = re.compile(r"slave\d+")
 DATABASE: Final = re.compile(r"db\d+")
+VERSION_PART: Final = re.compile(r"\d{1,9}")
+PORT: Final = re.compile(r"\d{1,5}")
+LARGEST: Final = 2**63
+"""Integers of the protocol are below it; Python's have any number of digits."""
 MAX_LINES: Final = 5_000
 
 Info = Mapping[str, str]
@@ -46,6 +50,11 @@ def read_count(info: Mapping[str, str], name: str) -> int:
     return int(read_number(info, name) or 0)
 
 
+def as_integer(value: Any) -> int | None:
+    """An integer of a reply; None for anything else, and for one beyond 64 bits."""
+    return value if isinstance(value, int) and abs(value) < LARGEST else None
+
+
 def read_mode(info: Info) -> str:
     """`standalone`, `sentinel` or `cluster`."""
     return info.get("server_mode") or info.get("redis_mode") or "standalone"
@@ -61,7 +70,8 @@ def read_version(info: Info) -> str:
 
 def has_command_log(info: Info) -> bool:
     """Whether a server knows COMMANDLOG: Valkey 8.1 and later."""
-    numbers = [int(part) for part in info.get("valkey_version", "").split(".") if part.isdecimal()]
+    parts = info.get("valkey_version", "").split(".")
+    numbers = [int(part) for part in parts if VERSION_PART.fullmatch(part)]
     return numbers >= [8, 1]
 
 
@@ -83,9 +93,9 @@ def read_primary(info: Info) -> Address | None:
 
 def make_address(host: str | None, port: str | None) -> Address | None:
     """An address; None where it is not complete."""
-    if not host or host == "?" or not port or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or host == "?" or not port or not PORT.fullmatch(port):
         return None
-    return Address(host, int(port))
+    return Address(host, int(port)) if 0 < int(port) < 65536 else None
 
 
 def list_commands(info: Info) -> Iterator[tuple[str, int, float]]:

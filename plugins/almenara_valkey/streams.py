@@ -9,6 +9,7 @@ from almenara.sdk import monotonic
 from almenara.signals import Resource, Sample
 from almenara_valkey.client import Connection
 from almenara_valkey.errors import CommandError, ElsewhereError
+from almenara_valkey.info import as_integer
 from almenara_valkey.kinds import OK, SEVERITIES, STALLED, STREAM_GROUP
 
 SCAN_COUNT: Final = 500
@@ -103,15 +104,15 @@ def _make_samples(resource: Resource, group: Mapping[str, Any], length: Any) -> 
         "length": length,
     }
     for metric, value in values.items():
-        if isinstance(value, int):
+        if (number := as_integer(value)) is not None:
             yield Sample(
                 kind=STREAM_GROUP, namespace=resource.namespace, name=resource.name,
-                metric=metric, value=float(value),
+                metric=metric, value=float(number),
             )  # fmt: skip
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int) else 0.0
+    return float(as_integer(value) or 0)
 
 
 def _read_tables(reply: Any) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@ the pods of a Kubernetes cluster."""
 
 import ipaddress
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from almenara_vllm.settings import (
 )
 
 MAX_TARGETS: Final = 200
+PORT: Final = re.compile(r"\d{1,5}")
 
 
 class Targets(Protocol):
@@ -92,7 +94,7 @@ def parse_addresses(body: bytes) -> list[str]:
     addresses = []
     for target in (target for group in groups for target in group.targets):
         host, _, port = target.rpartition(":")
-        if _is_address(host.strip("[]")) and port.isdecimal() and 0 < int(port) < 65536:
+        if _is_address(host.strip("[]")) and PORT.fullmatch(port) and 0 < int(port) < 65536:
             addresses.append(target)
     return sorted(dict.fromkeys(addresses))
 

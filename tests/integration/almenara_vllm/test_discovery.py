@@ -172,6 +172,12 @@ async def test_older_ray_and_missing_dashboard_are_named(tmp_path: Path) -> None
     assert "refused" in silent.message
 
 
+def test_addresses_need_a_valid_port() -> None:
+    ports = ("8000", "0", "65536", "9" * 5_000, "")
+    body = json.dumps([{"targets": [f"10.0.0.1:{port}" for port in ports]}]).encode()
+    assert parse_addresses(body) == ["10.0.0.1:8000"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(

@@ -1,7 +1,7 @@
 """Replies of servers as resources, samples and events; whatever they contain."""
 
 import string
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -12,8 +12,10 @@ from almenara.sdk import Changes
 from almenara.sdk.servers import Address
 from almenara.signals import Resource
 from almenara_valkey.channels import map_channels, parse_subscribers
+from almenara_valkey.client import Connection
 from almenara_valkey.command_log import LOGS, SLOW, describe_command, last_number, make_log_events
 from almenara_valkey.info import (
+    has_command_log,
     list_replicas,
     make_address,
     parse_info,
@@ -22,6 +24,7 @@ from almenara_valkey.info import (
 )
 from almenara_valkey.mapping import Counters, find_transitions, make_samples, map_server
 from almenara_valkey.settings import URLS, DeploymentSettings, ValkeySettings
+from almenara_valkey.streams import StreamReader
 from almenara_valkey.topology import parse_nodes
 
 NAMES = (
@@ -34,6 +37,7 @@ VALUES = st.one_of(
     st.text(max_size=30),
     st.sampled_from(["nan", "inf", "-1", "1e999", "slave", "master", "cluster", "ip=a,port=1"]),
     st.integers().map(str),
+    st.just("9" * 5_000),
 )
 INFOS = st.dictionaries(st.sampled_from(NAMES), VALUES)
 
@@ -51,7 +55,7 @@ def test_server_with_any_info_becomes_valid_signals(
 
 
 REPLIES = st.recursive(
-    st.one_of(st.none(), st.integers(), st.text(max_size=20)),
+    st.one_of(st.none(), st.integers(), st.just(10**400), st.text(max_size=20)),
     lambda children: st.lists(children, max_size=7),
     max_leaves=30,
 )
@@ -70,6 +74,30 @@ def test_any_log_is_read(reply: Any) -> None:
 def test_any_list_of_nodes_is_read(reply: str) -> None:
     for member in parse_nodes(reply, Address("own", 1)):
         assert 0 < member.address.port < 65536
+
+
+class Replies:
+    """A server with one stream, of which the numbers have more digits than the protocol allows."""
+
+    async def call(self, *command: str | int) -> Any:
+        if command[0] == "XLEN":
+            return 10**400
+        return [["name", "g", "pending", 10**400, "lag", 3, "consumers", 10**400]]
+
+
+@pytest.mark.anyio
+async def test_numbers_beyond_the_protocol_are_left_out() -> None:
+    reader = StreamReader("lab", ["s"], discovers=False)
+    resources, samples = await reader.read(cast("Connection", Replies()), 1.0)
+    check_batch([*resources, *samples])
+    assert [(sample.metric, sample.value) for sample in samples] == [("lag", 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("version", "knows"), [("8.1.4", True), ("8.0", False), ("9" * 5_000, False)]
+)
+def test_version_decides_whether_there_is_a_command_log(version: str, knows: bool) -> None:
+    assert has_command_log({"valkey_version": version}) is knows
 
 
 def test_info_is_parsed() -> None:
@@ -102,7 +130,7 @@ def test_nodes_without_address_are_left_out() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "x", "", None, "-1"])
+@pytest.mark.parametrize("port", ["0", "65536", "x", "", None, "-1", "9" * 5_000])
 def test_address_needs_a_valid_port(port: str | None) -> None:
     assert make_address("a", port) is None
 
