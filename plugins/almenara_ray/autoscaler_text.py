@@ -19,6 +19,7 @@ Lines that are not understood are skipped: the text is written for people and ma
 """
 
 import ast
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -33,12 +34,13 @@ USAGE: Final = re.compile(
     r"(?P<used>[\d.]+)(?P<used_unit>[KMGT]iB|B)?/(?P<total>[\d.]+)(?P<total_unit>[KMGT]iB|B)?"
     r" (?P<resource>\S+)"
 )
-TASKS: Final = re.compile(r"(?P<bundle>\{[^}]*\}): (?P<count>\d+)\+? pending tasks/actors")
+TASKS: Final = re.compile(r"(?P<bundle>\{[^}]*\}): (?P<count>\d{1,9})\+? pending tasks/actors")
 GROUPS: Final = re.compile(
-    r"(?P<bundles>\{.*\} \* \d+) \((?P<strategy>\w+)\): (?P<count>\d+)\+? pending placement groups"
+    r"(?P<bundles>\{.*\} \* \d{1,9}) \((?P<strategy>\w+)\):"
+    r" (?P<count>\d{1,9})\+? pending placement groups"
 )
-BUNDLE: Final = re.compile(r"(?P<bundle>\{[^}]*\}) \* (?P<count>\d+)")
-LAUNCHES: Final = re.compile(r".*, (?P<count>\d+) launching")
+BUNDLE: Final = re.compile(r"(?P<bundle>\{[^}]*\}) \* (?P<count>\d{1,9})(?!\d)")
+LAUNCHES: Final = re.compile(r".*, (?P<count>\d{1,9}) launching")
 UNITS: Final[Mapping[str, int]] = {
     "": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
@@ -93,9 +95,10 @@ def _parse_usage(lines: Sequence[str]) -> Iterator[tuple[str, tuple[float, float
 
 def _parse_amount(number: str, unit: str | None) -> float | None:
     try:
-        return float(number) * UNITS[unit or ""]
+        amount = float(number) * UNITS[unit or ""]
     except ValueError:
         return None
+    return amount if math.isfinite(amount) else None
 
 
 def _parse_demand(lines: Sequence[str]) -> Iterator[Demand]:
@@ -107,7 +110,7 @@ def _parse_demand(lines: Sequence[str]) -> Iterator[Demand]:
             for part in BUNDLE.finditer(match["bundles"]):
                 for name, amount in _parse_bundle(part["bundle"]).items():
                     total[name] = total.get(name, 0.0) + amount * int(part["count"])
-            if total:
+            if total and all(map(math.isfinite, total.values())):
                 strategy = match["strategy"][:40]
                 yield Demand(resources=total, count=int(match["count"]), group=strategy)
 

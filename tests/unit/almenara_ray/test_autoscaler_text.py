@@ -79,3 +79,22 @@ def test_parse_autoscaler_text_without_usage_is_unknown(text: str) -> None:
 @given(st.text(max_size=200) | st.text(max_size=60).map(lambda text: f"{STATUS}\n {text}"))
 def test_parse_autoscaler_text_accepts_any_text(text: str) -> None:
     parse_autoscaler_text(text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{{'CPU': 1.0}} * {'9' * 400} (PACK): 1+ pending placement groups",
+        f"{{'CPU': 1.0}} * 2 (PACK): {'9' * 400}+ pending placement groups",
+        "{'CPU': 1e308} * 99 (PACK): 1+ pending placement groups",
+        f"{{'CPU': 1.0}}: {'9' * 400}+ pending tasks/actors",
+    ],
+)
+def test_parse_autoscaler_text_skips_numbers_beyond_any_cluster(line: str) -> None:
+    usage = f" 1.0/4.0 CPU\n {'9' * 400}/4.0 GPU\n"
+    launching = f"Pending:\n workers, {'9' * 400} launching\n"
+    status = parse_autoscaler_text(f"{launching}Total Usage:\n{usage}Pending Demands:\n {line}\n")
+    assert status is not None
+    assert status.usage == {"CPU": (1.0, 4.0)}
+    assert status.demand == []
+    assert status.starting == 1
