@@ -4,7 +4,6 @@ https://github.com/open-telemetry/semantic-conventions-genai. Names that earlier
 OpenInference use are read as well. Everything in a span is hostile input.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, Literal
@@ -138,7 +137,7 @@ def _describe_error(data: Mapping[str, Any], error: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(value) if 0 <= value < 2**53 else 0
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from almenara.signals import Event
 from almenara.testing import ProcessorRun
 from almenara_agents.commands import describe_lines
+from almenara_agents.genai import read_span
 from almenara_agents.mapping import MAX_MEMBERS, VOCABULARY, Fact, Mapper, Unusable
 from almenara_agents.processor import AgentsProcessor
 from almenara_agents.settings import AgentsSettings
@@ -98,3 +99,14 @@ def test_command_prints_facts_and_resources() -> None:
     assert output[2] == "3: TASK_DISPATCHED: ignored, task missing"
     assert output[3].startswith("4: agent.results.*: response task=task-7")
     assert any(line.startswith("agents.story US-1: created") for line in output)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan"), 2**53])
+def test_number_of_any_size_is_read(number: float) -> None:
+    data = {"agent_id": "a", "total_tokens": number, "duration_ms": number, "task_id": "t"}
+    fact = read("AGENT_RESPONSE_COMPLETED", {**data, "metrics": {"tokens": number}})
+    assert (fact.agent, fact.duration) == ("a", None)
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": number}
+    span = read_span(make_event("otel.span", {"span_id": "1", "attributes": attributes}), 1)
+    assert span is not None
+    assert span.tokens_in == 0
