@@ -80,7 +80,6 @@ async def publish_messages(
     `accept` is called with each.
 
     The agents finish their work at once then: the next demo in the folder would wait for it.
-    In a cluster, a message whose server does not answer is published again, with the same id.
     """
     client = await honor_cancellation(connect_patiently(urls))
     try:
@@ -88,7 +87,7 @@ async def publish_messages(
         clock = asyncio.get_running_loop().time
         due = clock()
         batch: list[Message] = []
-        fleet, is_repeated = Fleet(seed), len(urls) > 1
+        fleet = Fleet(seed)
         for message in fleet.messages(rate):
             due += message.wait
             batch.append(message)
@@ -97,26 +96,24 @@ async def publish_messages(
             # While behind schedule, publish in larger batches instead of dropping messages.
             if ahead <= 0 and len(batch) < BATCH:
                 continue
-            await publish_batch(jetstream, batch, is_repeated)
+            await publish_batch(jetstream, batch)
             batch.clear()
             if await pause(max(ahead, 0), stopping):
                 break
         last = list(fleet.finish())
         for message in last:
             accept(message)
-        await publish_batch(jetstream, last, is_repeated)
+        await publish_batch(jetstream, last)
         await wait_until_read(jetstream)
     finally:
         await client.close()
 
 
-async def publish_batch(jetstream: Any, batch: Sequence[Message], is_repeated: bool) -> None:
+async def publish_batch(jetstream: Any, batch: Sequence[Message]) -> None:
     """Publish messages at the same time."""
     async with asyncio.TaskGroup() as group:
         for message in batch:
-            if is_repeated:
-                message.headers = {**message.headers, "Nats-Msg-Id": uuid.uuid4().hex}
-            group.create_task(publish_message(jetstream, message, is_repeated))
+            group.create_task(publish_message(jetstream, message))
 
 
 async def wait_until_read(jetstream: Any) -> None:
@@ -133,18 +130,20 @@ async def wait_until_read(jetstream: Any) -> None:
                     await asyncio.sleep(READ_INTERVAL)
 
 
-async def publish_message(jetstream: Any, message: Message, is_repeated: bool) -> None:
-    """Publish a message, with `is_repeated` until a server acknowledges it."""
+async def publish_message(jetstream: Any, message: Message) -> None:
+    """Publish a message until a server acknowledges it.
+
+    The server stores it once: the id, which is the same each time, has it drop the others.
+    """
     from nats.errors import Error as NatsError
 
+    headers = {**message.headers, "Nats-Msg-Id": uuid.uuid4().hex}
     while True:
         try:
             await honor_cancellation(
-                jetstream.publish(message.subject, message.payload, headers=message.headers or None)
+                jetstream.publish(message.subject, message.payload, headers=headers)
             )
         except (NatsError, TimeoutError):
-            if not is_repeated:
-                raise
             await asyncio.sleep(RETRY_PAUSE)
         else:
             return
