@@ -290,6 +290,14 @@ def test_pages_work_without_javascript_and_on_a_phone(
         context.close()
 
 
+def test_table_of_plugins_fits_its_page(idle_almenara: Almenara, page: Page) -> None:
+    page.set_viewport_size({"width": 1100, "height": 800})
+    page.goto(idle_almenara.url + "/sources")
+    table = page.locator("#plugins .table-wrap")
+    expect(table).to_contain_text("kubernetes")
+    assert table.evaluate("wrap => wrap.scrollWidth - wrap.clientWidth") <= 0
+
+
 def test_only_pages_with_state_show_as_of(idle_almenara: Almenara, page: Page) -> None:
     page.goto(idle_almenara.url + "/timeline?correlation=x")
     expect(page.locator("#live")).to_be_visible()
