@@ -103,7 +103,10 @@ def find_plugin(plugin: str) -> PluginCandidate:
         return PluginCandidate(path.stem, str(path), "", partial(_import_file, path), path)
     known = {candidate.name: candidate for candidate in installed_candidates()}
     if plugin not in known:
-        raise PluginError(f"{plugin} is not an installed plugin; {suggest(plugin, known)}")
+        raise PluginError(
+            f"{plugin} is not an installed plugin; {suggest(plugin, known)}. Name the path of one"
+            " that is not installed, such as plugins/name.py, or its folder with --plugins-dir"
+        )
     return known[plugin]
 
 

@@ -1,7 +1,7 @@
 """Calls to the hooks of one plugin at a time, with checks of what they return."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -104,9 +104,8 @@ class PluginHooks:
 
     def sources(self, name: str, settings: Any, context: Context) -> list[Any]:
         """The sources of a plugin."""
-        sources = list(
-            self.call(name, "almenara_sources", settings=settings, context=context) or ()
-        )
+        result = self.call(name, "almenara_sources", settings=settings, context=context)
+        sources = _to_list(name, "almenara_sources", result)
         for source in sources:
             if not inspect.iscoroutinefunction(getattr(source, "run", None)):
                 raise PluginError(
@@ -117,9 +116,8 @@ class PluginHooks:
 
     def processors(self, name: str, settings: Any, context: Context) -> list[Processor]:
         """The processors of a plugin."""
-        processors = list(
-            self.call(name, "almenara_processors", settings=settings, context=context) or ()
-        )
+        result = self.call(name, "almenara_processors", settings=settings, context=context)
+        processors = _to_list(name, "almenara_processors", result)
         for processor in processors:
             kind = type(processor).__name__
             if not callable(getattr(processor, "on_signal", None)):
@@ -258,6 +256,15 @@ class PluginHooks:
         """The findings of a plugin about requirements; None where it cannot review them."""
         findings = await self.call_async(name, "almenara_review", requirements=requirements)
         return None if findings is None else list(findings)
+
+
+def _to_list(name: str, hook: str, result: Any) -> list[Any]:
+    """What a hook returned, as a list; empty for None. Raises `PluginError`."""
+    if result is not None and not isinstance(result, Iterable):
+        raise PluginError(
+            f"{hook} of plugin {name} must return a list; it returned {type(result).__name__}"
+        )
+    return list(result or ())
 
 
 def _check_kind(kind: NotifierKind | SharedLogKind, described: str) -> None:

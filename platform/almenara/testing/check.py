@@ -3,14 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
-from almenara.plugins.discovery import find_plugin
 from almenara.testing.rules import RULES, Result, examine
+from almenara.testing.rules.subject import Subject
 
 
-def check(plugin: str, settings: Mapping[str, Any]) -> list[Result]:
+def open_subject(plugin: str) -> Subject:
+    """The plugin to check, without settings: the name of an installed one, or a path.
+
+    Raises `PluginError` where there is no such plugin, or where it cannot be loaded.
+    """
+    return Subject(plugin, {})
+
+
+def check(
+    plugin: str, settings: Mapping[str, Any], receivers: Mapping[str, Any] | None = None
+) -> list[Result]:
     """The result of each rule for a plugin: the name of an installed one, or a path.
 
-    Raises `PluginError` where there is no such plugin.
+    `receivers` has the settings of one receiver of each kind of notifier. Raises `PluginError`
+    where there is no such plugin or where it cannot be loaded, and `ConfigError` where it refuses
+    its settings: no rule can be checked then.
     """
-    find_plugin(plugin)
-    return [examine(plugin, settings, rule) for rule in RULES]
+    Subject(plugin, settings).settings()
+    return [examine(plugin, settings, rule, receivers) for rule in RULES]

@@ -9,6 +9,7 @@ from typing import Any, Final
 from almenara.config import ConfigError
 from almenara.errors import describe_error
 from almenara.plugins import PluginError
+from almenara.plugins.discovery import module_location
 from almenara.testing.rules.intakes import (
     accepts_hostile_pieces_of_text,
     refuses_hostile_pushes,
@@ -94,10 +95,12 @@ def examine(
     one receiver of each kind of notifier that is to be examined. `last_known` is explained at
     `almenara.testing.conformance`.
     """
+    module = None
     with contextlib.ExitStack() as system, _prepare(receivers) as receiver_trees:
         tree = system.enter_context(_prepare(settings))
         try:
             subject = Subject(plugin, tree, receiver_trees)
+            module = subject.plugins.modules[subject.name]
             subject.stop_system = system.close if callable(settings) else None
             subject.last_known = last_known or {}
             _run(RULES[rule](subject))
@@ -106,7 +109,9 @@ def examine(
         except (AssertionError, ConfigError, PluginError) as error:
             return Result(rule, "failed", str(error))
         except Exception as error:
-            return Result(rule, "failed", f"it raised {describe_error(error, with_type=True)}")
+            place = module_location(error, module) if module is not None else ""
+            described = describe_error(error, with_type=True)
+            return Result(rule, "failed", f"it raised {described}{place}")
     return Result(rule, "passed")
 
 

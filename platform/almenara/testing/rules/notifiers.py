@@ -59,7 +59,10 @@ def require_notifiers(subject: Subject) -> Iterator[tuple[NotifierKind, Notifier
     if not kinds:
         raise Skip("it has no notifier")
     if not subject.receivers:
-        raise Skip("no settings of a receiver were passed: conformance(..., receivers={...})")
+        raise Skip(
+            "no settings of a receiver were passed: conformance(..., receivers={...}), or"
+            " `almenara plugin check --receivers FILE`"
+        )
     for name, tree in subject.receivers.items():
         if name not in kinds:
             raise AssertionError(f"it has no notifier named {name!r}")
