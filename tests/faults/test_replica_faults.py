@@ -114,7 +114,7 @@ def holder(application: Almenara) -> str:
 def count_ends(application: Almenara) -> int:
     """How often a replica has stopped the NATS source because another one runs it."""
     lines = application.log.splitlines()
-    return sum("does not run a source any more" in line and '"nats"' in line for line in lines)
+    return sum("a lease is lost and its work stops" in line and '"nats"' in line for line in lines)
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

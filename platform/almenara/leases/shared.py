@@ -47,6 +47,7 @@ GRACE: Final = 1.0
 SETTLE: Final = 5.0
 """Seconds for which another member must be the one that should have a lease, before it moves."""
 RELEASE_TIMEOUT: Final = 1.0
+RELEASED: Final = "its work has ended"
 
 
 class LeaseBus(Protocol):
@@ -88,6 +89,8 @@ class Lease:
         self.free_since: float | None = None
         self.misplaced_since: float | None = None
         """Since when another member should have it."""
+        self.lost_reason = ""
+        """Why it was lost; empty while this replica has it."""
         self.lock = asyncio.Lock()
         """Guards its revision: one that is released must not be renewed meanwhile."""
 
@@ -95,13 +98,19 @@ class Lease:
         """Note that this replica has it."""
         self.revision, self.token, self.renewed = revision, token, renewed
         self.free_since = self.misplaced_since = None
+        self.lost_reason = ""
         self.lost.clear()
         self.acquired.set()
 
-    def lose(self) -> None:
+    def lose(self, reason: str) -> None:
         """Note that this replica does not have it any more, or must not rely on it."""
         self.revision = 0
         self.acquired.clear()
+        self.hand_over(reason)
+
+    def hand_over(self, reason: str) -> None:
+        """End the work under it; this replica has it until the work has ended."""
+        self.lost_reason = self.lost_reason or reason
         self.lost.set()
 
 
@@ -121,7 +130,7 @@ class FencedBus:
         except FencedError:
             # Tokens of leases are revisions, no secrets.
             if self._lease.token == self._token:  # nosemgrep: secret-compared-in-the-open
-                self._lease.lose()
+                self._lease.lose("another replica has published under a newer lease")
             raise
 
 
@@ -169,7 +178,7 @@ class SharedLeases:
         self._changed.set()
         try:
             await lease.acquired.wait()
-            log.info("this replica runs a source", source=name, token=lease.token)
+            log.info("a lease is acquired and its work starts", lease=name, token=lease.token)
             working = asyncio.ensure_future(work(FencedBus(self._bus, lease)))
             losing = asyncio.ensure_future(lease.lost.wait())
             try:
@@ -177,7 +186,7 @@ class SharedLeases:
                 if working.done():
                     working.result()
                     return True
-                log.info("this replica does not run a source any more", source=name)
+                log.info("a lease is lost and its work stops", lease=name, reason=lease.lost_reason)
             finally:
                 losing.cancel()
                 await cancel_and_wait(working)
@@ -192,12 +201,12 @@ class SharedLeases:
         async def release() -> None:
             async with lease.lock:
                 revision = lease.revision
-                lease.lose()
+                lease.lose(RELEASED)
                 await self._release_key(lease.key, revision)
 
         with contextlib.suppress(TimeoutError):
             await finish_within(2 * RELEASE_TIMEOUT, release())
-        lease.lose()
+        lease.lose(RELEASED)
 
     async def _release_key(self, key: str, revision: int) -> None:
         session = self._bus.session
@@ -366,10 +375,10 @@ class SharedLeases:
         else:
             lease.misplaced_since = lease.misplaced_since or moment
             if moment - lease.misplaced_since > SETTLE:
-                lease.lost.set()
+                lease.hand_over("the share of another replica; it moves there")
         entry = self._table.get(lease.key)
         if entry is not None and entry.revision > lease.revision and entry.holder != self._holder:
-            lease.lose()
+            lease.lose(f"replica {entry.holder.replica} has acquired it")
         elif moment - lease.renewed >= self._renew_interval:
             async with lease.lock:
                 if lease.revision:
@@ -391,7 +400,7 @@ class SharedLeases:
         known = entry.revision if entry is not None and is_own else 0
         await self._put(session, lease.key, known, note)
         if lease.revision == before:
-            lease.lose()
+            lease.lose("it expired and cannot be renewed")
 
     async def _acquire(self, session: LogSession, lease: Lease, known: int, moment: float) -> None:
         acquired = 0
@@ -419,5 +428,5 @@ class SharedLeases:
             for lease in self._leases.values():
                 limit = max(own, OUTAGE) if lease.is_fenced else own
                 if lease.revision and monotonic() - lease.renewed > limit:
-                    log.warning("a lease could not be renewed and is given up", source=lease.name)
-                    lease.lose()
+                    seconds = f"it could not be renewed for {limit:g} s"
+                    lease.lose(f"{seconds}: {self._outage}" if self._outage else seconds)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import nats
 import pytest
+from structlog.testing import capture_logs
 
 from almenara.bus.log_state import FencedError
 from almenara.bus.shared import SharedBus
@@ -83,6 +84,20 @@ async def test_sources_are_spread_and_move_once_a_replica_ends(
             source = min(second.running)
             await until(lambda: first.leases.holder(source) == "b", "the holder", PATIENCE)
         await until(lambda: first.running == everything, "all sources on one again", PATIENCE)
+
+
+async def test_lost_lease_is_logged_with_its_reason(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    await shared_log(nats_server).prepare()
+    with capture_logs() as logs:
+        async with running(nats_server, tmp_path / "a") as first:
+            await until(lambda: first.running == set(SOURCES), "all sources on one", PATIENCE)
+            async with running(nats_server, tmp_path / "b") as second:
+                await until(lambda: bool(second.running), "sources on both", PATIENCE)
+    lost = [entry for entry in logs if entry["event"] == "a lease is lost and its work stops"]
+    assert {entry["lease"] for entry in lost} <= set(SOURCES)
+    assert lost[0]["reason"] == "the share of another replica; it moves there"
 
 
 async def test_leases_are_acquired_again_after_an_interruption(
