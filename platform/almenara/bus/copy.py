@@ -106,6 +106,18 @@ async def _find_identity(shared_log: SharedLog) -> str:
         return (await session.bounds()).identity
 
 
+def has_embedded_history(path: Path) -> bool:
+    """Whether a database has signals that no replica could have applied from a shared log.
+
+    Raises `sqlite3.Error`.
+    """
+    with closing(connect(path, writable=False)) as connection:
+        position = _read_position(connection)
+        end = 0 if position is None else (position.position + 1) << PLACE_BITS
+        (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
+        return bool(last > end)
+
+
 def _read_position(connection: sqlite3.Connection) -> LogPosition | None:
     row = connection.execute(READ_POSITION, (OWNER, POSITION)).fetchone()
     return decode_position(row[0]) if row else None

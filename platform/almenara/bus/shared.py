@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, Self, TypeVar
 
 import structlog
@@ -315,8 +316,14 @@ def check_embedded_signals(index: EmbeddedBus, end: int) -> None:
     """Raise `StorageError` where the index has signals that are not of the shared log, which ends
     before the sequence `end`."""
     if index.last_sequence > end:
-        raise StorageError(
-            f"The database in {index.settings.dir} has signals that are not in the shared log: it"
-            " was written while `bus.kind` was `embedded`. Set storage.dir to an empty folder; the"
-            " history of the shared log is built there."
-        )
+        raise StorageError(describe_embedded_history(index.settings.dir))
+
+
+def describe_embedded_history(folder: Path) -> str:
+    """Return why a folder cannot be that of a replica, and what to do."""
+    return (
+        f"The database in {folder} has signals that are not in the shared log: it was written while"
+        " `bus.kind` was `embedded`. Set storage.dir to an empty folder; the history of the shared"
+        " log is built there. To continue the history of this folder, set `bus.kind` to `embedded`,"
+        " or run `almenara bus copy --to shared`."
+    )

@@ -154,7 +154,28 @@ async def check_bus(plugins: PluginRegistry, settings: Settings) -> list[Finding
     from almenara.leases.members import SettingsDigests
 
     digests = await asyncio.to_thread(SettingsDigests(settings).read)
-    return await check_shared_log(shared_log, settings.bus, digests)
+    return [
+        *await asyncio.to_thread(check_replica_folder, settings),
+        *await check_shared_log(shared_log, settings.bus, digests),
+    ]
+
+
+def check_replica_folder(settings: Settings) -> list[Finding]:
+    """Return a failure where the folder has the history of an embedded bus, which a replica
+    refuses."""
+    from almenara.bus.copy import has_embedded_history
+    from almenara.bus.shared import describe_embedded_history
+    from almenara.bus.writer_thread import DATABASE
+
+    path = settings.storage.dir.absolute() / DATABASE
+    try:
+        if not path.exists() or not has_embedded_history(path):
+            return []
+    except sqlite3.Error:
+        # The check of the database reports it, or the next start migrates it.
+        return []
+    problem = describe_embedded_history(path.parent)
+    return [_storage_failure("storage of the replica", problem)]
 
 
 def check_proxies(settings: Settings) -> list[Finding]:

@@ -6,9 +6,11 @@ from pathlib import Path
 import nats
 import pytest
 
+from almenara.bus.copy import copy_to_embedded
 from almenara.bus.shared import SharedBus
 from almenara.bus.snapshot_writer import SnapshotWriter
 from almenara.cli.bus_findings import REPLICAS, SNAPSHOTS, check_shared_log
+from almenara.cli.doctor import check_replica_folder
 from almenara.config import BusSettings, Settings, StorageSettings
 from almenara.hookspecs import Finding
 from almenara.leases.members import SettingsDigests, read_members
@@ -95,3 +97,20 @@ async def test_doctor_compares_replicas_with_its_configuration(
         finally:
             keeping.cancel()
             await asyncio.wait([keeping])
+
+
+async def test_doctor_refuses_the_folder_of_an_embedded_bus(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "a", shared_log(nats_server)
+    settings = Settings(storage=StorageSettings(dir=folder))
+    await log.prepare()
+    assert check_replica_folder(settings) == []
+    async with replica(nats_server, folder) as bus:
+        await bus.publish([make_event(1)], "test")
+    assert check_replica_folder(settings) == []
+    await copy_to_embedded(folder, log)
+    (finding,) = check_replica_folder(settings)
+    assert finding.verdict == "failed"
+    assert "not in the shared log" in finding.message
+    assert "`almenara bus copy --to shared`" in finding.remedy
