@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -20,7 +21,7 @@ from almenara_nats.errors import (
     describe_nats_error,
     suggest_jetstream_remedy,
 )
-from almenara_nats.jetstream import list_streams
+from almenara_nats.jetstream import StreamList, describe_internal_use, list_streams
 from almenara_nats.settings import NatsSettings
 from almenara_nats.stream_manager import describe_read_error, select_streams
 
@@ -157,17 +158,10 @@ async def check_streams(connection: Connection, settings: NatsSettings) -> list[
         )
         for name, reason in listing.offline.items()
     ]
-    findings += check_definitions(listing.streams, settings)
-    if not names:
-        findings.append(
-            Finding(
-                check="streams",
-                verdict="warning",
-                message="the account has no streams",
-                remedy="Configure some under plugins.nats.apply and run `almenara streams apply`.",
-            )
-        )
+    findings += check_definitions(listing, settings)
     selected = select_streams(listing.streams, settings)
+    if not listing.offline and not settings.streams and not settings.apply:
+        findings += check_event_streams(listing.streams, settings)
     for name, info in listing.streams.items():
         if name in selected:
             findings.append(await check_stream(connection, info, settings))
@@ -183,18 +177,42 @@ async def check_streams(connection: Connection, settings: NatsSettings) -> list[
     return findings
 
 
-def check_definitions(streams: dict[str, StreamInfo], settings: NatsSettings) -> list[Finding]:
-    """Return the streams of `apply` that differ from the settings."""
+def check_event_streams(streams: Mapping[str, StreamInfo], settings: NatsSettings) -> list[Finding]:
+    """Return a finding where the account has no stream of events."""
+    uses = [describe_internal_use(name, info) for name, info in streams.items()]
+    if not all(uses):
+        return []
+    counts = ", ".join(f"{use} ({number})" for use, number in Counter(uses).items())
+    return [
+        Finding(
+            check="streams",
+            verdict="ok" if settings.subjects else "warning",
+            message="the account has no stream of events" + (f", only {counts}" if counts else ""),
+            remedy=""
+            if settings.subjects
+            else "Create the streams of your applications, or configure them under"
+            " plugins.nats.apply and run `almenara streams apply`.",
+        )
+    ]
+
+
+def check_definitions(listing: StreamList, settings: NatsSettings) -> list[Finding]:
+    """Return the streams of `apply` that do not exist, or differ from the settings."""
     return [
         Finding(
             check=f"stream {definition.name}",
             verdict="warning",
-            message="it differs from plugins.nats.apply",
+            message="it does not exist yet"
+            if info is None
+            else "it differs from plugins.nats.apply",
             remedy="Run `almenara streams apply`.",
         )
         for definition in settings.apply
-        if (info := streams.get(definition.name)) is None
-        or sorted(info.config.subjects or []) != sorted(definition.subjects)
+        if definition.name not in listing.offline
+        and (
+            (info := listing.streams.get(definition.name)) is None
+            or sorted(info.config.subjects or []) != sorted(definition.subjects)
+        )
     ]
 
 

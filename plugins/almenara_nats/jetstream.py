@@ -13,6 +13,7 @@ from nats.js.errors import APIError, ServiceUnavailableError
 
 from almenara.sdk import honor_cancellation
 from almenara_nats.client import Connection
+from almenara_nats.kinds import BUS, BUS_METADATA, INTERNAL_PREFIXES
 
 PAGE: Final = 256
 """Entries that the server puts into one response."""
@@ -101,3 +102,15 @@ def _offline_names(response: dict[str, Any]) -> dict[str, str]:
     missing = {str(name): NO_ANSWER for name in response.get("missing") or []}
     unsupported = response.get("offline") or {}
     return missing | {str(name): str(reason) for name, reason in unsupported.items()}
+
+
+def is_bus(info: StreamInfo) -> bool:
+    """Whether a stream is the bus of an installation: what it has was read already."""
+    return (info.config.metadata or {}).items() >= BUS_METADATA.items()
+
+
+def describe_internal_use(name: str, info: StreamInfo) -> str:
+    """Return what a stream stores that is no stream of events; empty for one that is."""
+    if is_bus(info):
+        return BUS
+    return next((use for prefix, use in INTERNAL_PREFIXES.items() if name.startswith(prefix)), "")

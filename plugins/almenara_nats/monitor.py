@@ -21,8 +21,8 @@ from almenara.signals import UNKNOWN, Resource, Sample, Severity, Signal
 from almenara_nats.client import Connection
 from almenara_nats.consumer_health import ConsumerHealth
 from almenara_nats.errors import PermissionDeniedError, describe_nats_error
-from almenara_nats.jetstream import StreamList, list_consumers
-from almenara_nats.kinds import CONSUMER, OFFLINE, SERVER, SOURCE, STREAM
+from almenara_nats.jetstream import StreamList, describe_internal_use, list_consumers
+from almenara_nats.kinds import BUS, CONSUMER, OFFLINE, SERVER, SOURCE, STREAM
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
@@ -155,9 +155,13 @@ class Monitor:
         self._put(describe_server(connection.server_info))
         async with asyncio.TaskGroup() as group:
             for name, info in listing.streams.items():
-                self._put(describe_stream(name, info))
+                is_read = name in self.settings.streams
+                use = "" if is_read else describe_internal_use(name, info)
+                self._put(describe_stream(name, info, use))
                 samples += self._sample_stream(name, info)
-                group.create_task(observe_consumers(name))
+                # The consumers of the bus are replicas of Almenara, which report their own lag.
+                if use != BUS:
+                    group.create_task(observe_consumers(name))
         return samples
 
     def _status(self, stream: str) -> str:
@@ -290,8 +294,8 @@ def describe_server(info: Mapping[str, Any]) -> Resource:
     )
 
 
-def describe_stream(name: str, info: StreamInfo) -> Resource:
-    """Return the resource of a stream."""
+def describe_stream(name: str, info: StreamInfo, use: str = "") -> Resource:
+    """Return the resource of a stream; `use` says what it stores, if not events."""
     status, severity = judge_stream(info)
     state: dict[str, Any] = {
         "subjects": [str(subject) for subject in info.config.subjects or []],
@@ -299,6 +303,8 @@ def describe_stream(name: str, info: StreamInfo) -> Resource:
         "retention": str(info.config.retention or ""),
         "created": str(info.created),
     }
+    if use:
+        state["used_as"] = use
     if info.cluster is not None and info.cluster.replicas:
         state["leader"] = info.cluster.leader or ""
         state["replicas"] = {

@@ -16,7 +16,7 @@ from almenara.hookspecs import (
     TemplatePanel,
 )
 from almenara.sdk import now
-from almenara.signals import Resource, format_time
+from almenara.signals import Resource, Severity, format_time
 from almenara.units import MINUTE, SECOND
 from almenara_nats.kinds import CONSUMER, STALE_STATUSES, STALLED, STREAM
 
@@ -34,6 +34,9 @@ CHARTS: Final[Sequence[tuple[str, str, str, str, Format, ChartStyle]]] = (
 """Name, title, kind and metric of each chart, and how it is displayed."""
 CONSUMER_COLUMNS: Final = "status,Pending=sample.pending,Unacknowledged=sample.ack_pending"
 """The columns of the table of consumers: its figures add up to the backlog of a stream."""
+
+
+USE_COLUMNS: Final = "status,Stores=state.used_as,Messages=sample.messages"
 
 
 def panels() -> Sequence[Panel]:
@@ -88,14 +91,22 @@ async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping
         consumers.setdefault(consumer.namespace, []).append(consumer)
     # On full ten seconds, so that the links stay the same between two frames.
     minute_ago = (now() - MINUTE) // (10 * SECOND) * 10 * SECOND
+    # Those that store no events are listed only where they need attention.
+    listed = [
+        stream
+        for stream in streams
+        if "used_as" not in stream.state or stream.severity > Severity.INFO
+    ]
     stalled = sum(each.status == STALLED for group in consumers.values() for each in group)
     return {
         "stalled": stalled,
         "stalled_link": link_to_events(type=f"{CONSUMER}.{STALLED}"),
         "rows": [
             describe_stream(data, stream, consumers.get(stream.name, ()), minute_ago)
-            for stream in streams
+            for stream in listed
         ],
+        "hidden": len(streams) - len(listed),
+        "hidden_link": f"/panels/table?{urlencode({'kind': STREAM, 'columns': USE_COLUMNS})}",
     }
 
 

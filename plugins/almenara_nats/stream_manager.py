@@ -18,8 +18,7 @@ from almenara_nats.errors import (
     is_jetstream_disabled,
     suggest_jetstream_remedy,
 )
-from almenara_nats.jetstream import StreamList, list_streams
-from almenara_nats.kinds import BUS_METADATA
+from almenara_nats.jetstream import StreamList, is_bus, list_streams
 from almenara_nats.monitor import Monitor
 from almenara_nats.settings import NatsSettings
 from almenara_nats.stream_reader import InterruptedReadError, ReaderContext, StreamReader
@@ -223,16 +222,11 @@ def select_streams(
         name: info
         for name, info in streams.items()
         if not name.startswith(HIDDEN_PREFIXES)
-        and not _is_bus(info)
+        and not is_bus(info)
         # A work queue delivers each message once: reading it would take work from its workers.
         and info.config.retention != RetentionPolicy.WORK_QUEUE
         and not _is_mirror_of(info, streams)
     }
-
-
-def _is_bus(info: StreamInfo) -> bool:
-    """Whether a stream is the bus of an installation: what it has was read already."""
-    return (info.config.metadata or {}).items() >= BUS_METADATA.items()
 
 
 def _is_mirror_of(info: StreamInfo, streams: Mapping[str, StreamInfo]) -> bool:
