@@ -1,6 +1,7 @@
 """The panels of streams and their consumers: what is stored, delivered and left behind."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ from almenara.hookspecs import (
 from almenara.sdk import now
 from almenara.signals import Resource, Severity, format_time
 from almenara.units import MINUTE, SECOND
-from almenara_nats.kinds import CONSUMER, STALE_STATUSES, STALLED, STREAM
+from almenara_nats.kinds import BUS, CONSUMER, STALE_STATUSES, STALLED, STREAM
 
 STREAMS: Final = ResourceQuery(kind=STREAM)
 QUERY: Final = ResourceQuery(kind="nats.*")
@@ -105,9 +106,18 @@ async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping
             describe_stream(data, stream, consumers.get(stream.name, ()), minute_ago)
             for stream in listed
         ],
-        "hidden": len(streams) - len(listed),
+        "hidden": describe_hidden(stream for stream in streams if stream not in listed),
         "hidden_link": f"/panels/table?{urlencode({'kind': STREAM, 'columns': USE_COLUMNS})}",
     }
+
+
+def describe_hidden(streams: Iterable[Resource]) -> str:
+    """How many streams that store no events are not listed, by what they store."""
+    counts = Counter(str(stream.state["used_as"]) for stream in streams)
+    return ", ".join(
+        f"{number} {use}{'' if number == 1 else 'es' if use == BUS else 's'}"
+        for use, number in sorted(counts.items())
+    )
 
 
 def describe_stream(
