@@ -135,9 +135,21 @@ def check_setting_names(kind: Any, tree: Any, place: str) -> None:
         if (renamed := getattr(kind, "RENAMED", {}).get(name)) is not None:
             raise ConfigError(f"{path} is not a setting any more; it is named {renamed} now")
         if name not in fields:
-            hint = suggest(str(name), fields, cutoff=0.55)
+            hint = _find_parent(str(name), fields) or suggest(str(name), fields, cutoff=0.55)
             raise ConfigError(f"{path} is not a setting; {hint}")
         _check_nested_names(fields[name].type, value, path)
+
+
+def _find_parent(name: str, fields: Mapping[str, msgspec.structs.FieldInfo]) -> str:
+    """Return where a setting of this name belongs that was written a level too high; empty where
+    no section has it."""
+    parents = [
+        parent
+        for parent, field in fields.items()
+        for struct in nested_structs(field.type)
+        if name in struct.__struct_encode_fields__
+    ]
+    return f"it belongs under {' or '.join(dict.fromkeys(parents))}" if parents else ""
 
 
 def _check_nested_names(kind: Any, value: Any, path: str) -> None:

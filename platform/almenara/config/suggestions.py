@@ -32,6 +32,11 @@ def suggest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     return f"known: {listed}{more}"
 
 
+def end_sentence(text: str) -> str:
+    """Return a text that ends as a sentence does, also where it is a question."""
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
 def suggest_number(value: str) -> str:
     """Return what to write instead of a quoted value such as `'7d'` or `'10GiB'`; else nothing."""
     match = QUANTITY.fullmatch(value)

@@ -12,6 +12,7 @@ import structlog
 
 from almenara import API_VERSION, __version__
 from almenara.config import EMBEDDED, ConfigError, Settings, decode_settings, suggest
+from almenara.config.suggestions import end_sentence
 from almenara.errors import describe_error
 from almenara.hookspecs import (
     Context,
@@ -282,9 +283,9 @@ class PluginRegistry:
         kinds = self.shared_log_kinds(settings)
         kind = kinds.get(bus.kind)
         if kind is None:
+            hint = end_sentence(suggest(bus.kind, sorted([EMBEDDED, *kinds])))
             raise ConfigError(
-                f"bus.kind: {bus.kind!r} is not a kind of bus;"
-                f" {suggest(bus.kind, sorted([EMBEDDED, *kinds]))}. Kinds come with plugins:"
+                f"bus.kind: {bus.kind!r} is not a kind of bus; {hint} Kinds come with plugins:"
                 " `almenara plugins list` shows which are not installed."
             )
         return kind.create(decode_settings(kind.settings, bus.settings, place="bus.settings"))

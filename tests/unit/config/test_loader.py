@@ -210,6 +210,22 @@ def test_load_settings_names_the_present_name_of_a_renamed_setting(
         load_settings(file, {})
 
 
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"alerting": {"rules": [{"name": "a", "events": {}}]}}, "events .* it belongs under when"),
+        ({"server": {"cert": "a"}}, "server.cert .* it belongs under tls"),
+    ],
+)
+def test_load_settings_names_the_section_of_a_setting_that_is_a_level_too_high(
+    tmp_path: Path, tree: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "almenara.yaml"
+    file.write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=message):
+        load_settings(file, {})
+
+
 def test_renamed_settings_exist_under_their_present_names() -> None:
     kinds: list[type[msgspec.Struct]] = [Settings]
     for kind in kinds:

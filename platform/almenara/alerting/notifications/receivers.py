@@ -16,6 +16,7 @@ from almenara.config import (
     decode_settings,
     suggest,
 )
+from almenara.config.suggestions import end_sentence
 from almenara.errors import describe_error
 from almenara.hookspecs import Notifier, NotifierKind
 from almenara.scope import Scope, build_scope
@@ -96,7 +97,7 @@ def _create_receiver(
     if kind is None:
         raise ConfigError(
             f"{path}.kind: {receiver.kind!r} is not a kind of receiver;"
-            f" {suggest(receiver.kind, sorted(kinds))}. Kinds come with plugins:"
+            f" {end_sentence(suggest(receiver.kind, sorted(kinds)))} Kinds come with plugins:"
             " `almenara plugins list` shows which are not installed."
         )
     _check_name(receiver.fallback, f"{path}.fallback", names)
