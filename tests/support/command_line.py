@@ -12,15 +12,17 @@ def run_almenara(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
+    stdout: int = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in `folder`, with none of Almenara's variables but those passed.
 
-    `prefix` is a command that runs it, such as `setpriv`.
+    `prefix` is a command that runs it, such as `setpriv`; `stdout` is where it writes.
     """
     inherited = {name: value for name, value in os.environ.items() if "ALMENARA" not in name}
     return subprocess.run(
         [*prefix, sys.executable, "-m", "almenara", *arguments],
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         cwd=folder,
@@ -30,4 +32,4 @@ def run_almenara(
 
 def output_of(process: subprocess.CompletedProcess[str]) -> str:
     """Return what a process printed as one line, without the borders of boxes."""
-    return " ".join((process.stdout + process.stderr).replace("│", " ").split())
+    return " ".join(((process.stdout or "") + process.stderr).replace("│", " ").split())

@@ -18,6 +18,7 @@ from almenara.cli.config import config
 from almenara.cli.dev import dev
 from almenara.cli.doctor import doctor
 from almenara.cli.export import export
+from almenara.cli.output import checked_output
 from almenara.cli.plugins import plugin_alias, plugins
 from almenara.cli.rich_commands import to_rich
 from almenara.cli.serve import serve
@@ -35,9 +36,10 @@ def main() -> None:
     """Run the command line of this process."""
     # Commands report plugins that failed themselves where it matters, and serve logs them.
     silence_logging()
-    cli = build_cli(load_requested_plugins(sys.argv[1:]))
-    configure_logging(LogSettings(level="error"))
-    cli(prog_name="almenara")
+    with checked_output():
+        cli = build_cli(load_requested_plugins(sys.argv[1:]))
+        configure_logging(LogSettings(level="error"))
+        cli(prog_name="almenara")
 
 
 def build_cli(registry: PluginRegistry) -> click.RichGroup:
