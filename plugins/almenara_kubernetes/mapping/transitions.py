@@ -65,7 +65,7 @@ def _readiness(before: Resource | None, after: Resource) -> Iterator[Transition]
     if ready.get("status") == "True":
         yield Transition(
             type="pod.ready", key=f"ready/{since}", time=since, severity=Severity.INFO,
-            data=_readiness_data(after, since),
+            data=_readiness_data(was_ready, after, since),
         )  # fmt: skip
     elif was_ready is not None and was_ready.get("status") == "True":
         # A pod that is deleted or completes becomes unready as well, which is no problem.
@@ -81,12 +81,30 @@ def _readiness(before: Resource | None, after: Resource) -> Iterator[Transition]
         )  # fmt: skip
 
 
-def _readiness_data(after: Resource, since: Any) -> dict[str, Any]:
+def _readiness_data(
+    was_ready: Mapping[str, Any] | None, after: Resource, since: Any
+) -> dict[str, Any]:
     created = after.state.get("created")
     data: dict[str, Any] = {"node": after.state.get("node", "")}
-    if isinstance(since, int) and isinstance(created, int) and after.state.get("restarts") == 0:
+    if isinstance(since, int) and isinstance(created, int) and _is_first(was_ready, after):
         data["seconds_after_creation"] = max(0, (since - created) // SECOND)
     return data
+
+
+def _is_first(was_ready: Mapping[str, Any] | None, after: Resource) -> bool:
+    """Whether a pod has become ready for the first time, as far as its state tells.
+
+    A pod that was never ready is unready since before its containers started.
+    """
+    if after.state.get("restarts") != 0:
+        return False
+    unready_since = None if was_ready is None else was_ready.get("since")
+    starts = [
+        container["since"]
+        for container in after.state.get("containers", ())
+        if isinstance(container.get("since"), int)
+    ]
+    return not (isinstance(unready_since, int) and starts and unready_since > max(starts))
 
 
 def _container_transitions(

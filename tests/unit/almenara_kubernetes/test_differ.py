@@ -6,6 +6,7 @@ import pytest
 
 from almenara.signals import Event, Resource, Sample, Severity, format_time, now
 from almenara.testing.source_run import MemoryBus
+from almenara.units import SECOND
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import (
     CERTIFICATES,
@@ -112,6 +113,25 @@ def test_new_objects_report_only_recent_transitions() -> None:
 
     assert not events(ClusterDiffer().replace_all(PODS, "", [pod(running(), conditions=old)]))
     assert events(ClusterDiffer().replace_all(PODS, "", [pod(running(), conditions=fresh)]))
+
+
+def test_only_the_first_readiness_has_the_time_since_the_creation() -> None:
+    differ = ClusterDiffer()
+    created = now() - 600 * SECOND
+
+    def become(status: str, seconds: int) -> dict[str, Any]:
+        moments = [format_time(created + each * SECOND) for each in (0, 20, seconds)]
+        container = running()
+        container["state"]["running"]["startedAt"] = moments[1]
+        condition = {"type": "Ready", "status": status, "lastTransitionTime": moments[2]}
+        meta = {"creationTimestamp": moments[0]}
+        sent = events(differ.update(PODS, pod(container, conditions=[condition], meta=meta)))
+        return {name: event.data for name, event in sent.items()}
+
+    assert become("False", 5) == {}
+    assert become("True", 30)["kubernetes.pod.ready"]["seconds_after_creation"] == 30
+    assert set(become("False", 100)) == {"kubernetes.pod.unready"}
+    assert "seconds_after_creation" not in become("True", 500)["kubernetes.pod.ready"]
 
 
 def test_eviction_is_an_event() -> None:
