@@ -166,6 +166,9 @@ def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:
         "almenara_source_lag", "Messages upstream that are not read yet.", labels=SOURCE_LABELS
     )
     for state in states:
+        if state.is_reported:
+            # The replica that runs it has its metrics.
+            continue
         events.add_metric([state.name], state.events)
         rejected.add_metric([state.name], state.rejected)
         left_out.add_metric([state.name], state.left_out)

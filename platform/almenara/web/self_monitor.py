@@ -11,6 +11,7 @@ from almenara.bus import Bus
 from almenara.clock import sleep
 from almenara.errors import AlmenaraError, describe_error
 from almenara.hookspecs import Format, Level, Page, Panel, SampleQuery, SeriesPanel
+from almenara.intake.intakes import PREFIX as SENDERS
 from almenara.live.hub import Hub
 from almenara.signals import Sample, Severity, Signal
 from almenara.state.sample_store import SampleStore
@@ -88,12 +89,17 @@ class SelfMonitor:
         ):
             yield Sample(kind=SERVER, name=self.name, metric=metric, value=float(value), unit=unit)
         for state in self._supervisor.states():
+            if state.is_remote or state.status == "standby":
+                # The replica that runs it publishes them.
+                continue
+            # Each replica receives signals of a sender.
+            is_shared = state.plugin == SENDERS and self._supervisor.leases.replica
             for metric, number in (("events", state.events), ("lag", state.lag)):
                 if number is not None:
                     # The source is the origin, which decides who can see it.
                     yield Sample(
-                        kind=SOURCE, name=state.name, metric=metric, value=float(number),
-                        origin=state.name,
+                        kind=SOURCE, namespace=self.name if is_shared else "", name=state.name,
+                        metric=metric, value=float(number), origin=state.name,
                     )  # fmt: skip
 
 
