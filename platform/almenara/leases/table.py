@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from functools import lru_cache
 from time import monotonic
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class Entry(msgspec.Struct):
     """Whether it was renewed since it was first observed here."""
 
 
+@lru_cache(maxsize=1024)
 def lease_key(name: str) -> str:
     """Return the key of the lease of a source; names may have any characters."""
     return LEASE + base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")

@@ -9,13 +9,19 @@ import structlog
 from almenara.bus import Bus
 from almenara.bus.validation import RESERVED_ORIGIN
 from almenara.cancellation import cancel_and_wait, finish_within
+from almenara.clock import now
 from almenara.config import SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context
 from almenara.leases import Leases, SoleLeases
 from almenara.supervisor.protocol import Start
 from almenara.supervisor.runner import SourceRunner
-from almenara.supervisor.state import SourceState, decode_report, encode_report
+from almenara.supervisor.state import (
+    UNPROVEN_AFTER,
+    SourceState,
+    decode_report,
+    encode_report,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -93,10 +99,22 @@ class Supervisor:
 
     def unproven_sources(self) -> dict[str, int]:
         """The sources that do not work, here or on another replica, by name, and since when."""
-        states = (self._find_remote(runner.state) or runner.state for runner in self._runners())
-        return {
-            state.name: state.idle_since or state.since for state in states if state.is_unproven
-        }
+        unproven: dict[str, int] = {}
+        for runner in self._runners():
+            state = runner.state
+            # Called for each resource that a page reads, so that nothing else is decoded.
+            since = self._find_remote_idle(state.name) if state.status == "standby" else None
+            if since is None and state.is_unproven:
+                since = state.idle_since or state.since
+            if since is not None:
+                unproven[state.name] = since
+        return unproven
+
+    def _find_remote_idle(self, name: str) -> int | None:
+        """Return since when a source does not work on another replica; None while it does."""
+        report = self.leases.find_report(name)
+        since = report.get("idle_since") if report is not None else None
+        return since if isinstance(since, int) and now() - since > UNPROVEN_AFTER else None
 
     def _find_remote(self, state: SourceState) -> SourceState | None:
         """Return the state of a source on the replica that runs it; None where this one does."""
