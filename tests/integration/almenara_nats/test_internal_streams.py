@@ -32,8 +32,13 @@ async def test_overview_lists_streams_of_events_alone(
     await stream.add_stream(StreamConfig(name="KV_settings", subjects=["$KV.settings.>"]))
     async with replica(nats_server, tmp_path / "replica"):
         assert await stream.consumers_info("ALMENARA_BUS")
+        expected = {"EVENTS", "KV_settings", "ALMENARA_BUS"}
         wait_until(
-            lambda: "ALMENARA_BUS" in almenara.text("/panels/table?kind=nats.stream"), "streams"
+            lambda: (
+                expected
+                <= {each["name"] for each in almenara.get("/api/resources?kind=nats.stream")}
+            ),
+            "the streams",
         )
         page = almenara.text("/dashboards/nats")
         consumers = almenara.get("/api/resources?kind=nats.consumer")

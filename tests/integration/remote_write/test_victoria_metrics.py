@@ -15,7 +15,7 @@ from support.paths import TESTS
 from support.servers import free_port, wait_until
 
 BUILD = TESTS / "victoria_metrics" / "build"
-TOTAL = 3_000
+TOTAL = 10_000
 
 
 class VictoriaMetrics:
