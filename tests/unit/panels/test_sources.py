@@ -53,3 +53,19 @@ def test_source_on_standby_names_where_it_runs(template: str, replica: str, text
     assert ("Set bus.replica." in html) is (template == "sources.html")
     # Its rate is known to the replica that runs it.
     assert ("0/s" in html) is (template == "sources.html" and not replica)
+
+
+@pytest.mark.parametrize("template", ["sources.html", "strip.html"])
+def test_source_of_another_replica_has_its_status_and_rate(template: str) -> None:
+    state = SourceState(
+        name="nats", plugin="nats", status="degraded", replica="b", rate=7.0, is_reported=True
+    )
+    values = {
+        "states": [{"state": state, "events_link": "/events", "usage": ""}],
+        "write_error": None, "warnings": (), "replica_problems": (),
+    }  # fmt: skip
+    html = str(Renderer().render(template, values))
+    text = " ".join(jinja2.filters.do_striptags(html).split())
+    assert "degraded" in text
+    assert "7/s" in text
+    assert ("on b" in text) is (template == "sources.html")
