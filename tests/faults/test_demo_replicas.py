@@ -57,9 +57,9 @@ class Demo:
     def are_healthy(self) -> bool:
         """Whether no replica takes a source that another one runs for a problem."""
         answers = [self.fetch(port, "/api/health") for port in self.replicas.values()]
-        pages = [self.fetch(port, "/") for port in self.replicas.values()]
+        pages = [self.fetch(port, "/sources") for port in self.replicas.values()]
         return all(text and json.loads(text)["status"] == "ok" for text in answers) and all(
-            '<span class="status">on replica-' in page for page in pages
+            '<span class="quiet">on replica-' in page for page in pages
         )
 
     def find_serving(self) -> list[str]:
