@@ -16,7 +16,9 @@ ROUTE_TIME: Final = 2.0
 ROUTE_PAUSE: Final = 0.05
 """Seconds between requests until then."""
 EXCEEDED: Final = re.compile(rb"Exceeded MaxRequest(Batch|Expires|MaxBytes) of (\S+)")
-DURATION: Final = re.compile(r"([\d.]+)(h|ms|m|s)")
+LONGEST_LIMIT: Final = 18
+"""Digits of a limit; one that is not a number of the protocol may have more."""
+DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
 DURATION_UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
@@ -102,7 +104,7 @@ class RequestLimits(msgspec.Struct):
         limit = match[2].decode()
         if match[1] == b"Expires":
             self.expires = min(self.expires, parse_duration(limit) or self.expires)
-        elif not limit.isdigit():
+        elif not limit.isdigit() or len(limit) > LONGEST_LIMIT:
             return False
         elif match[1] == b"Batch":
             self.batch = min(self.batch, max(int(limit), 1))

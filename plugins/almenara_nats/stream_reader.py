@@ -7,6 +7,7 @@ itself and deletes it then: what is left in it is what the bus does not have.
 """
 
 import asyncio
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -54,6 +55,8 @@ REMEMBERED_IDS: Final = 20_000
 """Ids of a stream in which a repeat is recognised."""
 ROLLED_BACK: Final = "nats.stream.rolled_back"
 SOURCE_HEADER: Final = b"Nats-Stream-Source"
+SEQUENCE: Final = re.compile(r"[0-9]{1,20}")
+"""A sequence of a stream, which has 64 bits."""
 
 
 class InterruptedReadError(AlmenaraError):
@@ -422,7 +425,8 @@ def parse_origin(headers: Mapping[str, str]) -> tuple[str, int] | None:
     """
     name, _, rest = headers.get(SOURCE_HEADER.decode().lower(), "").partition(" ")
     sequence = rest.partition(" ")[0]
-    if not name or ":" in name or not (sequence.isascii() and sequence.isdigit()):
+    # Older servers store the header as any publisher sets it.
+    if not name or ":" in name or not SEQUENCE.fullmatch(sequence):
         return None
     return name, int(sequence)
 

@@ -1,5 +1,6 @@
 """What the panel of a graph draws: the nodes that its filters select, with what links to them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ NO_LOOKUPS: Final[Lookups] = {}
 HIGHLIGHT: Final = 10 * SECOND
 """Microseconds for which a new or changed node is highlighted."""
 MAX_HOPS: Final = 5
+HOPS: Final = re.compile(r"[0-9]{1,9}")
 MARGIN: Final = 70
 """Space around the nodes, for their captions."""
 STEP: Final = 100
@@ -214,7 +216,7 @@ def select(nodes: Iterable[Resource], relationships: Iterable[Resource]) -> Sele
 
 def read_hops(text: str) -> int:
     """The number of relationships that a part of a graph extends to."""
-    return min(max(int(text), 1), MAX_HOPS) if text.isascii() and text.isdigit() else 1
+    return min(max(int(text), 1), MAX_HOPS) if HOPS.fullmatch(text) else 1
 
 
 def find_centre(selection: Selection, name: str, text: str) -> str:

@@ -33,7 +33,7 @@ TOKEN: Final = re.compile(
     |(?P<sign>=~|!~|!=|==|<=|>=|[-+*/%^(){}\[\],=<>@])""",
     re.VERBOSE,
 )
-DURATION_PART: Final = re.compile(r"(\d+)(ms|[smhdwy])")
+DURATION_PART: Final = re.compile(r"(\d{1,15})(ms|[smhdwy])")
 MILLISECONDS: Final = {
     "ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000,
     "y": 31_536_000_000,

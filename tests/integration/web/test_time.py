@@ -360,5 +360,10 @@ def test_timeline_has_lanes_causes_and_what_is_around(shop: Shop) -> None:
     events = shop.almenara.get("/api/events?correlation=order-1")["events"]
     around = shop.page(f"/timeline?around={events[0]['sequence']}&span=1m")
     assert "shop.order.started" in around
-    for query in ("around=0", "around=x", f"around={events[0]['sequence']}&span=x"):
+    for query in (
+        "around=0",
+        "around=x",
+        f"around={'9' * 5_000}",
+        f"around={events[0]['sequence']}&span=x",
+    ):
         assert shop.refuse(f"/timeline?{query}")[0] == 400

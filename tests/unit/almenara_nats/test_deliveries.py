@@ -50,7 +50,9 @@ def test_limits_are_lowered_to_those_of_the_server(
 def test_other_statuses_change_no_limit() -> None:
     limits = RequestLimits(batch=500, expires=30.0, max_bytes=1000)
     assert not limits.lower(Status(b"409", b"Consumer Deleted"))
-    assert not limits.lower(Status(b"409", b"Exceeded MaxRequestBatch of many"))
+    for number in (b"many", b"9" * 5_000):
+        assert not limits.lower(Status(b"409", b"Exceeded MaxRequestBatch of " + number))
+    assert limits.lower(Status(b"409", b"Exceeded MaxRequestExpires of 1.1.1h"))
 
 
 @pytest.mark.parametrize(

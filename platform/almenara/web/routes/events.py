@@ -1,5 +1,6 @@
 """The Events page: the events that match a filter, newest first."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -24,6 +25,7 @@ from almenara.web.timed_view import read_time
 VISIBLE_FILTERS: Final = 12
 """Saved filters that the page links to; the list of all has the others."""
 LARGEST_SEQUENCE: Final = 2**63 - 1
+SEQUENCE: Final = re.compile(r"[0-9]{1,19}")
 LIVE_PANELS: Final = ("events", "histogram")
 OWN_TIME: Final = ("range", "at", "play", "started")
 """The parameters of the time window; `since` and `until` are filters of events here."""
@@ -138,10 +140,17 @@ def list_saved_filters(
     }
 
 
+def is_sequence(text: str) -> bool:
+    """Whether a text is the sequence of an event."""
+    return SEQUENCE.fullmatch(text) is not None and int(text) <= LARGEST_SEQUENCE
+
+
 def parse_sequence(name: str, text: str | None) -> int | None:
     """Return the sequence in a parameter; None without one. Raises `ValueError`."""
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or int(text) > LARGEST_SEQUENCE:
-        raise ValueError(f"{name} must be the sequence of an event, a whole number, not {text!r}")
+    if not is_sequence(text):
+        raise ValueError(
+            f"{name} must be the sequence of an event, a whole number, not {text[:40]!r}"
+        )
     return int(text)

@@ -29,7 +29,7 @@ from almenara.signals import Event, Resource, Severity
 from almenara.units import HOUR, MILLISECOND, MINUTE, SECOND
 from almenara.web.authorization import VIEWER
 from almenara.web.layout import PageRequest, render_page
-from almenara.web.routes.events import LARGEST_SEQUENCE, OWN_TIME
+from almenara.web.routes.events import OWN_TIME, is_sequence
 from almenara.web.services import Services
 from almenara.web.timed_view import read_time
 
@@ -90,7 +90,7 @@ async def read_around(
     history: History, text: str, span_text: str
 ) -> tuple[Filter | None, str, str]:
     """Return the filter of the time around an event, its title, and what is wrong."""
-    if not text.isascii() or not text.isdigit() or int(text) > LARGEST_SEQUENCE:
+    if not is_sequence(text):
         return None, "", f"around must be the sequence of an event, not {text[:40]!r}."
     try:
         span = parse_span(span_text) if span_text else DEFAULT_SPAN
