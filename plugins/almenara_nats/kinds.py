@@ -15,6 +15,6 @@ BUS_METADATA: Final = {"almenara": "bus"}
 """Metadata of a stream that is the bus of an installation, and not a stream of events."""
 BUS: Final = "bus"
 INTERNAL_PREFIXES: Final = {"KV_": "key-value bucket", "OBJ_": "object store"}
-"""What a stream with this prefix of its name stores, if not events."""
+"""What a stream with this prefix of its name stores, if not events: often secrets."""
 STALE_STATUSES: Final = frozenset((UNKNOWN, OFFLINE))
 """Statuses whose figures are the last known ones; `stale_since` in the state holds the time."""

@@ -19,14 +19,14 @@ from almenara_nats.errors import (
     suggest_jetstream_remedy,
 )
 from almenara_nats.jetstream import StreamList, is_bus, list_streams
+from almenara_nats.kinds import INTERNAL_PREFIXES
 from almenara_nats.monitor import Monitor
 from almenara_nats.settings import NatsSettings
 from almenara_nats.stream_reader import InterruptedReadError, ReaderContext, StreamReader
 
 log = structlog.get_logger(__name__)
 
-HIDDEN_PREFIXES: Final = ("KV_", "OBJ_", "$")
-"""Key-value buckets and object stores hold state, not events, and often secrets."""
+HIDDEN_PREFIXES: Final = (*INTERNAL_PREFIXES, "$")
 RETRY: Final = 0.5
 LONGEST_PATIENCE: Final = 5.0
 IN_USE_RETRY: Final = 30.0

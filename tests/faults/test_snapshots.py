@@ -15,6 +15,7 @@ import pytest
 
 from almenara import __version__
 from almenara.bus.compare import compare_databases
+from almenara.bus.shared import SharedBus
 from almenara.bus.snapshot_writer import (
     SnapshotRecord,
     SnapshotWriter,
@@ -190,15 +191,22 @@ async def test_lagging_replica_starts_from_a_snapshot(
     assert list((tmp_path / "b").glob("almenara.db.diverged"))
 
 
+async def write_two(bus: SharedBus, folder: Path, log: SharedLog) -> tuple[Manifest, Manifest]:
+    """Write a snapshot of 100 events, and one of 200."""
+    writer = SnapshotWriter(folder, log, BusSettings(), "a")
+    manifests = []
+    for start in (0, 100):
+        await publish(bus, start, 100)
+        manifests.append(await writer.write(bus))
+    older, newer = manifests
+    return older, newer
+
+
 async def test_damaged_snapshot_is_left_out(nats_server: NatsServer, tmp_path: Path) -> None:
     log = shared_log(nats_server)
     await log.prepare()
     async with replica(nats_server, tmp_path / "a") as bus:
-        await publish(bus, 0, 100)
-        writer = SnapshotWriter(tmp_path / "a", log, BusSettings(), "a")
-        older = await writer.write(bus)
-        await publish(bus, 100, 100)
-        newer = await writer.write(bus)
+        older, newer = await write_two(bus, tmp_path / "a", log)
         async with log.connect() as session:
             for name in newer.parts - older.parts:
                 await session.snapshots.put(name, b"damaged")
@@ -215,11 +223,7 @@ async def test_snapshot_of_a_newer_version_is_left_out(
     log = shared_log(nats_server)
     await log.prepare()
     async with replica(nats_server, tmp_path / "a") as bus:
-        await publish(bus, 0, 100)
-        writer = SnapshotWriter(tmp_path / "a", log, BusSettings(), "a")
-        older = await writer.write(bus)
-        await publish(bus, 100, 100)
-        newer = await writer.write(bus)
+        older, newer = await write_two(bus, tmp_path / "a", log)
         assert {file.name: file.schema for file in newer.files} == {
             file.name: SCHEMAS[file.name] for file in newer.files
         }
@@ -229,7 +233,7 @@ async def test_snapshot_of_a_newer_version_is_left_out(
         assert restored is not None
         assert restored.position == older.position
         # One of this version does not delete what the others need.
-        await writer.write(bus)
+        await SnapshotWriter(tmp_path / "a", log, BusSettings(), "a").write(bus)
         assert newer.name in await object_names(nats_server)
 
 
@@ -279,11 +283,7 @@ async def test_snapshot_without_some_of_its_messages_is_left_out(
     log = shared_log(nats_server)
     await log.prepare()
     async with replica(nats_server, tmp_path / "a") as bus:
-        await publish(bus, 0, 100)
-        writer = SnapshotWriter(tmp_path / "a", log, BusSettings(), "a")
-        older = await writer.write(bus)
-        await publish(bus, 100, 100)
-        newer = await writer.write(bus)
+        older, newer = await write_two(bus, tmp_path / "a", log)
     client = await nats.connect(nats_server.url)
     jetstream = client.jetstream()
     store = await jetstream.object_store(log.bus.snapshot_bucket)

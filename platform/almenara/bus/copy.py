@@ -113,7 +113,7 @@ def has_embedded_history(path: Path) -> bool:
     """
     with closing(connect(path, writable=False)) as connection:
         position = _read_position(connection)
-        end = 0 if position is None else (position.position + 1) << PLACE_BITS
+        end = 0 if position is None else position.end
         (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
         return bool(last > end)
 

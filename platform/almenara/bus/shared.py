@@ -91,7 +91,7 @@ class SharedBus:
         self.index = await EmbeddedBus(self.settings, None, self._clock).__aenter__()
         try:
             position = decode_position(await self.index.load(OWNER, POSITION))
-            end = 0 if position is None else (position.position + 1) << PLACE_BITS
+            end = 0 if position is None else position.end
             check_embedded_signals(self.index, end)
             self._link = LogLink(self._log, self.index, position, self._publisher.note_applied)
             self._publisher.link = self._link

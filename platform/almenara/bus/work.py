@@ -45,6 +45,11 @@ class LogPosition(msgspec.Struct, frozen=True, kw_only=True):
     resume_at: int
     """Where reading starts again: earlier than the next message while a batch is incomplete."""
 
+    @property
+    def end(self) -> int:
+        """The first sequence of the message that follows."""
+        return (self.position + 1) << PLACE_BITS
+
 
 class LogEntry(Submission, kw_only=True):
     """A message of a shared log, to be applied to the local index.

@@ -1,4 +1,5 @@
-"""What `almenara doctor` checks of a bus that replicas share: the log, and snapshots of it."""
+"""What `almenara doctor` checks of a bus that replicas share: the log, its snapshots, and the
+replicas."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
@@ -67,7 +68,7 @@ async def check_shared_log(
 
 
 def check_replicas(members: Sequence[Holder], digests: Mapping[str, str]) -> list[Finding]:
-    """Return whether the replicas that live have settings alike, and those of some digests."""
+    """Return whether the running replicas have the same settings, and the ones of some digests."""
     names = [member.replica for member in members]
     problems = [describe_namesake(name) for name in sorted(set(names)) if names.count(name) > 1]
     current = [member for member in members if isinstance(member, Member) and member.digests]
@@ -86,7 +87,9 @@ def check_replicas(members: Sequence[Holder], digests: Mapping[str, str]) -> lis
                 )
             )
     if not problems:
-        listed = f"{', '.join(names)} live and have settings alike" if names else "none lives"
+        listed = (
+            f"{', '.join(names)}: running, with the same settings" if names else "no replica runs"
+        )
         return [Finding(check=REPLICAS, verdict="ok", message=listed)]
     return [
         Finding(check=REPLICAS, verdict="warning", message=message, remedy=remedy)

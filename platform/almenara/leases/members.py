@@ -1,8 +1,9 @@
-"""What each replica publishes of its settings beside its membership, and which of them differ.
+"""The memberships of replicas: the settings and the states of sources that each publishes, and how
+the replicas differ.
 
 Replicas with other settings store different histories without an error, and two installations on
-one bus run each other's sources. Only digests are published. That of `bus.secret` is slow to
-compute, so that guessing the secret from it is no faster than from what the secret signs.
+one bus run each other's sources. Only digests of settings are published. That of `bus.secret` is
+slow to compute, so that guessing the secret from it is no faster than from what the secret signs.
 """
 
 import asyncio
@@ -111,7 +112,7 @@ def describe_namesake(replica: str) -> str:
 
 
 async def read_members(session: LogSession) -> list[Holder]:
-    """Return the replicas that live, by name. Raises `Unavailable`.
+    """Return the running replicas, by name. Raises `Unavailable`.
 
     Where several have one name, it takes up to the time to live of a lease: all but one may be what
     killed processes have left, which is never renewed.
@@ -185,7 +186,7 @@ class Members:
         return member.holder.sources.get(name)
 
     def list_problems(self) -> list[str]:
-        """Return how live replicas differ from this one, one text each, by their names."""
+        """Return how running replicas differ from this one, one text each, by their names."""
         return [text for _, text in self._find_problems()]
 
     def report(self) -> None:
