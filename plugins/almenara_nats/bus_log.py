@@ -51,11 +51,12 @@ from almenara_nats.deliveries import (
     parse_status,
 )
 from almenara_nats.errors import (
+    NO_LEADER_REMEDY,
     NatsUnavailableError,
     PermissionDeniedError,
     translated_errors,
 )
-from almenara_nats.kinds import BUS_METADATA
+from almenara_nats.kinds import BUS_METADATA, is_leaderless
 from almenara_nats.settings import NatsSettings
 
 HEADER_SPACE: Final = 512
@@ -164,9 +165,17 @@ class JetStreamSession:
         self.snapshots: SharedObjects = JetStreamObjects(self._jetstream, bus.snapshot_bucket)
 
     async def bounds(self) -> LogBounds:
-        """Return which messages the stream has. Raises `NatsUnavailableError`."""
+        """Return which messages the stream has.
+
+        Raises `NatsUnavailableError`, also where the stream can be read but stores nothing.
+        """
         with translated_errors(self.bus.stream):
             info = await honor_cancellation(self._jetstream.stream_info(self.bus.stream))
+        if is_leaderless(info):
+            # A server that is left without the others answers, and delivers what it has.
+            raise NatsUnavailableError(
+                f"the stream {self.bus.stream} has no leader. {NO_LEADER_REMEDY}"
+            )
         state = info.state
         first = state.first_seq if state.messages else state.last_seq + 1
         return LogBounds(identity=str(info.created), first=first, last=state.last_seq)
@@ -368,6 +377,8 @@ def check_stream(info: StreamInfo, bus: JetStreamBusSettings) -> list[str]:
         for field in FIXED_FIELDS
         if getattr(config, field) != getattr(expected, field)
     ]
+    if is_leaderless(info):
+        problems.append(f"It has no leader, so that nothing can be stored. {NO_LEADER_REMEDY}.")
     if (config.num_replicas or 1) < 3:
         problems.append(
             f"It has {config.num_replicas} copies, so that it is lost with a server. Set"

@@ -15,6 +15,7 @@ JETSTREAM_DISABLED: Final = frozenset((10039, 10076))
 NO_LEADER: Final = frozenset((10008, 10009))
 """JSClusterNotAvailErr and JSClusterNotLeaderErr: most servers of the cluster, or of those that
 store a stream, are not reachable."""
+NO_LEADER_REMEDY: Final = "Check that most servers of the cluster run"
 SUBJECTS_OVERLAP: Final = 10065
 """JSStreamSubjectOverlapErr."""
 MANAGEMENT: Final = (".STREAM.CREATE.", ".STREAM.UPDATE.", ".STREAM.DELETE.")
@@ -64,7 +65,7 @@ def suggest_jetstream_remedy(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "Check that the JetStream cluster has a leader"
     if isinstance(error, APIError) and error.err_code in NO_LEADER:
-        return "JetStream has no leader. Check that most servers of the cluster run"
+        return f"JetStream has no leader. {NO_LEADER_REMEDY}"
     if isinstance(error, APIError) and error.err_code == SUBJECTS_OVERLAP:
         return "Another stream stores the subject; set another one, or delete that stream"
     if isinstance(error, ConnectionClosedError):

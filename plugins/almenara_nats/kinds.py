@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from nats.js.api import StreamInfo
+
 from almenara.signals import UNKNOWN
 
 SOURCE: Final = "nats"
@@ -18,3 +20,8 @@ INTERNAL_PREFIXES: Final = {"KV_": "key-value bucket", "OBJ_": "object store"}
 """What a stream with this prefix of its name stores, if not events: often secrets."""
 STALE_STATUSES: Final = frozenset((UNKNOWN, OFFLINE))
 """Statuses whose figures are the last known ones; `stale_since` in the state holds the time."""
+
+
+def is_leaderless(info: StreamInfo) -> bool:
+    """Whether most of the servers that store a stream of a cluster cannot be reached."""
+    return info.cluster is not None and bool(info.cluster.name) and not info.cluster.leader

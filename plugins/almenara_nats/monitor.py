@@ -22,7 +22,7 @@ from almenara_nats.client import Connection
 from almenara_nats.consumer_health import ConsumerHealth
 from almenara_nats.errors import PermissionDeniedError, describe_nats_error
 from almenara_nats.jetstream import StreamList, describe_internal_use, list_consumers
-from almenara_nats.kinds import BUS, CONSUMER, OFFLINE, SERVER, SOURCE, STREAM
+from almenara_nats.kinds import BUS, CONSUMER, OFFLINE, SERVER, SOURCE, STREAM, is_leaderless
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
@@ -321,7 +321,7 @@ def describe_stream(name: str, info: StreamInfo, use: str = "") -> Resource:
 def judge_stream(info: StreamInfo) -> tuple[str, Severity]:
     """Return the status of a stream whose figures are known, and how severe it is."""
     cluster = info.cluster
-    if cluster is not None and cluster.name and not cluster.leader:
+    if is_leaderless(info):
         return "no leader", Severity.ERROR
     if is_full(info):
         return "full", Severity.ERROR

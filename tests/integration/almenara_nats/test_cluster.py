@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from almenara.bus.shared import SharedBus
 from almenara.config import StorageSettings
+from almenara.hookspecs import LogBounds
 from almenara.signals import Severity
 from almenara.testing.source_run import MemoryContext
 from almenara_nats.bus_log import JetStreamLog, JetStreamSession
@@ -152,34 +153,58 @@ async def test_log_is_read_through_each_server_of_a_cluster(cluster: list[NatsSe
 
 
 class CountingLog(JetStreamLog):
-    """A log that counts its sessions."""
+    """A log that counts how often its state was requested."""
 
-    sessions = 0
+    attempts = 0
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[JetStreamSession]:
-        self.sessions += 1
         async with super().connect() as session:
+            request_bounds = session.bounds
+
+            async def count_bounds() -> LogBounds:
+                self.attempts += 1
+                return await request_bounds()
+
+            session.bounds = count_bounds  # type: ignore[method-assign]
             yield session
 
 
-async def test_replica_reports_the_bus_as_unavailable_while_most_servers_are_frozen(
-    cluster: list[NatsServer], tmp_path: Path
+@asynccontextmanager
+async def open_bus(
+    folder: Path, log: CountingLog, servers: list[NatsServer], reads_from_first: bool
+) -> AsyncIterator[SharedBus]:
+    """Run a bus connected to the first server whose consumer is on that server, or on another."""
+    async with await nats.connect(servers[0].url) as client:
+        for attempt in range(60):
+            settings = StorageSettings(dir=folder / str(attempt), write_retry_interval=0.1)
+            async with SharedBus(settings, log) as bus:
+                consumers = await client.jetstream().consumers_info(log.bus.stream)
+                newest = max(consumers, key=lambda consumer: consumer.created)
+                # The server places a consumer of one copy at random.
+                if (newest.cluster.leader == "n0") is reads_from_first:
+                    yield bus
+                    return
+    raise AssertionError("no consumer was placed where the test needs one")
+
+
+@pytest.mark.parametrize("reads_on", [True, False], ids=["reads on", "reads nothing"])
+async def test_replica_reports_a_bus_without_a_leader(
+    cluster: list[NatsServer], tmp_path: Path, reads_on: bool
 ) -> None:
     await create_bus_stream(cluster, 60)
     known = shared_log(*cluster)
     log = CountingLog(known.settings, known.bus)
-    settings = StorageSettings(dir=tmp_path / "a", write_retry_interval=0.1)
-    async with SharedBus(settings, log) as bus:
+    async with open_bus(tmp_path, log, cluster, reads_on) as bus:
         await bus.publish([make_event(1)], "test")
         with capture_logs() as logs:
             for server in cluster[1:]:
                 server.freeze()
             try:
-                # The server that is left still answers where the log ends.
+                # The server that is left still answers where the log ends, and may deliver it.
                 await until(lambda: "has no leader" in (bus.write_problem or ""), "the cause", 60)
-                before = log.sessions
-                await until(lambda: log.sessions > before + 1, "further sessions", 180)
+                before = log.attempts
+                await until(lambda: log.attempts > before + 2, "further attempts", 180)
             finally:
                 for server in cluster[1:]:
                     server.thaw()

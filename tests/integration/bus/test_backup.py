@@ -36,7 +36,7 @@ def test_backup_under_load_restores_every_event_once(
         almenara.wait_for_events(count)
         over.set()
         thread.join()
-    copied = int(done.stdout.split("contains ")[1].split()[0])
+    copied = int(done.stdout.split("contains ")[1].split()[0].replace(",", ""))
     assert copied >= len(before)
 
     # Another installation, of which nothing is left but the copy.
