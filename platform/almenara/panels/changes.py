@@ -77,10 +77,18 @@ def _compare(before: Resource | None, after: Resource | None) -> Iterator[tuple[
         return
     if before.status != after.status:
         yield "status", before.status, after.status
+    # A workload has both: the images of all containers, and that of the first one.
+    has_several = any(_count_images(each) > 1 for each in (before, after))
+    skipped = "image" if has_several or "image" not in after.state else "images"
     for field, name in COMPARED_FIELDS.items():
         left, right = before.state.get(field), after.state.get(field)
-        if left != right:
+        if left != right and field != skipped:
             yield name, left, right
+
+
+def _count_images(resource: Resource) -> int:
+    images = resource.state.get("images")
+    return len(images) if isinstance(images, list | tuple) else 0
 
 
 async def find_differences(
@@ -113,7 +121,11 @@ def _matches(resource: Resource, query: ResourceQuery) -> bool:
 
 
 def describe_value(value: Any) -> str:
-    """Return a value as a cell of the page shows it."""
+    """Return a value as a cell of the page shows it: those of a list or a map with commas."""
+    if isinstance(value, Mapping):
+        value = [f"{key} {each}" for key, each in sorted(value.items())]
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
     return format_value(value, "text")
 
 

@@ -23,6 +23,7 @@ from almenara.security.rate_limit import FailureLimiter, RefusedSecrets
 from almenara.security.request import RequestInfo
 from almenara.security.resolver import IdentityResolver, TokenRefresher
 from almenara.security.secret_hash import digest
+from almenara.security.sessions import Session
 from almenara.security.tokens import identity_of, parse_token
 from almenara.security.trusted_proxies import TrustedProxies, rate_key
 
@@ -73,15 +74,32 @@ class Authenticator:
                 return AuthContext(identity=anonymous_identity(Role.VIEWER))
             case "proxy":
                 return await self._authenticate_proxy(request_info)
-        secret = request_info.session_cookie(allow_plain=self.settings.allow_plain_http)
-        session = self.credentials.sessions.find(secret) if secret else None
-        if secret and session is None and self.credentials.catch_up is not None:
-            # Another replica may have started it a moment ago.
-            await self.credentials.catch_up()
-            session = self.credentials.sessions.find(secret)
+        session = await self._find_session(request_info)
         if session is None or session.identity is None:
             return None
         return AuthContext(identity=session.identity, session=session)
+
+    async def _find_session(self, request_info: RequestInfo) -> Session | None:
+        """Return the session of a browser. Raises `AuthUnavailable`."""
+        secret = request_info.session_cookie(allow_plain=self.settings.allow_plain_http)
+        credentials, sessions = self.credentials, self.credentials.sessions
+        if not secret:
+            return None
+        session = sessions.find(secret)
+        if session is not None or credentials.catch_up is None:
+            return session
+        # Another replica may have started it a moment ago.
+        is_current = await credentials.catch_up() and credentials.is_complete()
+        session = sessions.find(secret)
+        is_unknown = session is None and not sessions.is_known(secret)
+        if is_unknown and not is_current and not self.resolver.depends_on_cluster:
+            # A browser that is sent to the sign-in page stays there after the outage.
+            raise AuthUnavailable(
+                "This replica does not know your session, and cannot receive the sessions of the"
+                " others at the moment. Retry in some seconds, or sign in again.",
+                OUTAGE_RETRY_AFTER,
+            )
+        return session
 
     async def _authenticate_header(self, request_info: RequestInfo) -> AuthContext:
         token = request_info.bearer_token

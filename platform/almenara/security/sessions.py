@@ -163,6 +163,10 @@ class Sessions:
         session.last_seen = now()
         return session
 
+    def is_known(self, secret: str) -> bool:
+        """Return whether the cookie is that of a session here, also of one that has expired."""
+        return digest(secret) in self._by_digest
+
     def get(self, session_id: str) -> Session | None:
         """Return a session by its id."""
         return self._by_id.get(session_id)

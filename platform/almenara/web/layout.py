@@ -12,6 +12,7 @@ from almenara.panels.filters import PanelFilters
 from almenara.panels.panel import Panel
 from almenara.panels.time_window import LIVE
 from almenara.panels.view import View
+from almenara.security.modes import SIGN_IN_OFF
 from almenara.signals import now
 from almenara.web.authorization import scoped_view
 from almenara.web.dashboards import DEFAULT_DASHBOARD, Dashboard
@@ -22,8 +23,6 @@ from almenara.web.timed_view import get_timed_request
 
 PageRequest = Request[Any, Any, Any]
 
-NO_SIGN_IN: Final = ("none", "insecure-none")
-"""The values of `auth.mode` that let everyone in without signing in."""
 EVENT_PAGES: Final = {"event": "events", "timeline": "events"}
 """Pages without an entry in the navigation, and the page they belong to."""
 REVALIDATE: Final = {"cache-control": "private, no-cache"}
@@ -84,8 +83,8 @@ def render_page(
             "alert_badge": _render_badge(services, request) if has_badge else None,
             "time": build_time_control(request, timed) if auth else None,
             "identity": auth.identity if auth is not None else None,
-            "signed_in": auth is not None and mode not in NO_SIGN_IN,
-            "sign_in_off": mode in NO_SIGN_IN,
+            "signed_in": auth is not None and mode not in SIGN_IN_OFF,
+            "sign_in_off": mode in SIGN_IN_OFF,
             "open_to_network": mode == "insecure-none",
             "live_url": f"/live?{urlencode(panels)}" if panels else "",
             "has_state": name not in PAGES_WITHOUT_STATE,
@@ -104,14 +103,25 @@ def render_page(
 
 
 def render_problem_page(
-    services: Services, request: PageRequest, status_code: int, title: str, detail: str
+    services: Services,
+    request: PageRequest,
+    status_code: int,
+    title: str,
+    detail: str,
+    retry_address: str = "",
 ) -> Response[str]:
-    """Render the page that reports a failed request."""
+    """Render the page that reports a failed request. `retry_address` is where it can be sent again;
+    empty where other pages are better."""
     return render_page(
         services,
         request,
         "problem_page.html",
-        {"status_code": status_code, "detail": detail},
+        {
+            "status_code": status_code,
+            "detail": detail,
+            "retry_address": retry_address,
+            "has_sign_in": services.access.mode not in {*SIGN_IN_OFF, "proxy"},
+        },
         name="problem",
         title=title,
         status_code=status_code,

@@ -15,7 +15,7 @@ from almenara.errors import LimitExceeded, Unavailable
 from almenara.intake.errors import IntakeBusyError, RefusedPushError
 from almenara.panels.formats import encode_query
 from almenara.promql.syntax import QueryError, QueryTooLargeError
-from almenara.security.errors import AuthError, Unauthenticated
+from almenara.security.errors import AuthError, AuthUnavailable, Unauthenticated
 from almenara.web.csrf import FormExpired, SessionEnded, csrf_token, set_form_cookie
 from almenara.web.exports import TooManyExportsError
 from almenara.web.layout import render_page, render_problem_page
@@ -80,7 +80,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Return the response to any error."""
     status, detail = _classify(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
-        error, (LimitExceeded, BusClosedError, TooManyExportsError)
+        error, (LimitExceeded, BusClosedError, TooManyExportsError, AuthError)
     ):
         log.error("a request failed", path=request.url.path, exc_info=error)
     title = HTTPStatus(status).phrase
@@ -109,7 +109,9 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         if isinstance(error, FormExpired | SessionEnded):
             page = _render_expired_form(services, request, error)
         else:
-            page = render_problem_page(services, request, status, title, detail)
+            # Without the identity, every other page would respond alike.
+            retry = _address(request) if isinstance(error, AuthUnavailable) else ""
+            page = render_problem_page(services, request, status, title, detail, retry)
     except Exception:
         log.exception("the page of an error could not be rendered", path=request.url.path)
         page = Response(detail, status_code=status, media_type=MediaType.TEXT)
@@ -150,8 +152,14 @@ def _render_expired_form(
     return response
 
 
+def _address(request: Request[Any, Any, Any]) -> str:
+    if request.method != "GET":
+        return "/"
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
 def _return_address(request: Request[Any, Any, Any]) -> str:
-    address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    address = _address(request)
     return (
         ""
         if address == "/" or len(address) > LONGEST_RETURN_ADDRESS

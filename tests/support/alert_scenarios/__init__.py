@@ -288,14 +288,19 @@ class Stage:
     async def next(self, part: str = "") -> "Message":
         """Wait for the next notification at a webhook of the scenario."""
         place = self._read.get(part, 0)
-        box = self.box(part)
-        await self.until(lambda: len(box.bodies) > place, f"notification {place + 1} of {part!r}")
+        await self.until(lambda: self.unread(part), f"notification {place + 1} of {part!r}")
         self._read[part] = place + 1
-        return Message(box.bodies[place]["data"])
+        return Message(self._messages(part)[place]["data"])
+
+    def _messages(self, part: str) -> list[dict[str, Any]]:
+        """The notifications at a receiver, each once: one that the receiver was slow to confirm is
+        sent again, with the same id."""
+        bodies = self.box(part).bodies
+        return list({body.get("id", n): body for n, body in enumerate(bodies)}.values())
 
     def unread(self, part: str = "") -> int:
         """The number of notifications that `next` has not returned."""
-        return len(self.box(part).bodies) - self._read.get(part, 0)
+        return len(self._messages(part)) - self._read.get(part, 0)
 
     async def eventually(self, read: Callable[[], Awaitable[Any]], what: str) -> Any:
         """Wait until what is read is true, and return it."""

@@ -117,8 +117,11 @@ async def a_new_episode_starts_after_the_end(stage: Stage) -> None:
     assert (await stage.next()).status == "resolved"
     await stage.fail("a")
     again = await stage.next()
+    while again.episode == first.episode:
+        # The end is sent again where the receiver was slow to confirm it.
+        assert again.status == "resolved"
+        again = await stage.next()
     assert again.status == "firing"
-    assert again.episode != first.episode
     assert again.reference == ""
 
 
