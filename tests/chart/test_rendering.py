@@ -407,6 +407,16 @@ def test_network_policy_allows_configured_ports() -> None:
                  ]}}},
             {587, 465, 2525, 8088, 443},
         ),
+        (
+            {"plugins": {"enabled": ["http"]},
+             "config": {
+                 "samples": {"remote_write": [{"url": "http://prometheus:9090/api/v1/write"}]},
+                 "plugins": {"http": {"checks": [
+                     {"name": "a", "url": "https://a.example", "proxy": "http://proxy:3128"},
+                     {"name": "b", "url": "https://b.example:8443", "proxy": ""},
+                 ]}}}},
+            {9090, 443, 3128, 8443},
+        ),
     ],
 )  # fmt: skip
 def test_network_policy_allows_ports_of_all_targets(values: Tree, expected: set[int]) -> None:

@@ -19,6 +19,7 @@ from support.application import Almenara
 from support.chart import engine
 from support.chart.cluster import Cluster
 from support.chart.engine import CHART, Tree, of_kind, only, workload
+from support.chart.release import HelmError
 from support.servers import NatsServer
 
 NUMBERS = itertools.count(1)
@@ -137,6 +138,45 @@ def test_one_pod_becomes_three(cluster: Cluster) -> None:
     cluster.helm.upgrade(CHART, "rel", scaled)
     scaler = cluster.get("autoscaling/v2", "HorizontalPodAutoscaler", "rel-almenara")
     assert scaler["spec"]["maxReplicas"] == 5
+    cluster.helm.uninstall("rel")
+
+
+def test_volumes_of_replicas_grow(cluster: Cluster) -> None:
+    values: Tree = {
+        **SHARED, "streams": {"apply": False}, "nats": {"enabled": True},
+        "commonAnnotations": {"revision": "1"}, "persistence": {"size": "10Gi"},
+    }  # fmt: skip
+    cluster.helm.install(CHART, "rel", values)
+    # An annotation that is new with every upgrade changes no template of claims.
+    values["commonAnnotations"] = {"revision": "2"}
+    cluster.helm.upgrade(CHART, "rel", {**values, "persistence": {"size": "10240Mi"}})
+    for change, name, reason in (
+        ({"persistence": {"size": "20Gi"}}, "rel-almenara", "size 20Gi instead of 10Gi"),
+        ({"persistence": {"labels": {"a": "b"}}}, "rel-almenara", "other labels"),
+        ({"persistence": {"annotations": {"a": "b"}}}, "rel-almenara", "other annotations"),
+        ({"persistence": {"storageClass": "x"}}, "rel-almenara", "value of storageClassName"),
+        ({"nats": {"enabled": True, "size": "30Gi"}}, "rel-almenara-nats", "size 30Gi instead"),
+    ):
+        with pytest.raises(HelmError) as refusal:
+            cluster.helm.upgrade(CHART, "rel", {**values, **change})
+        assert reason in str(refusal.value)
+        assert f"delete statefulset {name} --cascade=orphan" in str(refusal.value)
+    larger = {**values, "persistence": {"size": "20Gi"}}
+    path = cluster.server.path("apps/v1", "StatefulSet", cluster.namespace, "rel-almenara")
+    # There is no controller that would delete the pods.
+    cluster.server.send("DELETE", path)
+    cluster.helm.upgrade(CHART, "rel", larger)
+    server = cluster.get("apps/v1", "StatefulSet", "rel-almenara")
+    (template,) = server["spec"]["volumeClaimTemplates"]
+    assert template["spec"]["resources"]["requests"]["storage"] == "20Gi"
+    cluster.helm.uninstall("rel")
+
+
+def test_shared_bus_is_refused_beside_the_old_statefulset(cluster: Cluster) -> None:
+    cluster.helm.install(CHART, "rel", {})
+    values: Tree = {**SHARED, "streams": {"apply": False}}
+    with pytest.raises(HelmError, match="delete statefulset rel-almenara`"):
+        cluster.helm.upgrade(CHART, "rel", values)
     cluster.helm.uninstall("rel")
 
 

@@ -73,7 +73,7 @@ written. */}}
 {{- end }}
 {{- if has "http" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.http).checks }}
-{{- $urls = append $urls .url }}
+{{- $urls = concat $urls (list .url) (empty .proxy | ternary list (list .proxy)) }}
 {{- end }}
 {{- end }}
 {{- if has "prometheus" .Values.plugins.enabled }}
@@ -134,6 +134,9 @@ written. */}}
 {{- end }}
 {{- if dig "alerting" "heartbeat" "" .Values.config }}
 {{- $urls = append $urls "https://secret" }}
+{{- end }}
+{{- range dig "samples" "remote_write" list .Values.config }}
+{{- $urls = append $urls .url }}
 {{- end }}
 {{- with dig "auth" "oidc" "issuer" "" .Values.config }}
 {{- $urls = append $urls . }}
