@@ -47,5 +47,13 @@ def describe_error(error: BaseException, limit: int = LONGEST, *, with_type: boo
     text = redact_urls(" ".join(str(error).split()))
     if with_type and text and not isinstance(error, AlmenaraError):
         text = f"{name}: {text}"
-    text = text or name
+    text = make_encodable(text or name)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def make_encodable(text: str) -> str:
+    """Return a text without halves of surrogate pairs, which cannot be stored, sent or logged.
+
+    Texts of plugins have them: names of files that are not UTF-8, and JSON with a lone `\\ud83d`.
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -83,3 +83,60 @@ def receive(socket: Any, expected: str) -> str:
         content = str(json.loads(socket.recv(timeout=30)).get("content", ""))
         if expected in content:
             return content
+
+
+TEXTS = """
+import asyncio, json, os
+import almenara
+
+class Source:
+    name = "lab"
+
+    async def run(self, publish, report):
+        report.lag(2**80)
+        report.degraded(json.loads('"half of a pair: \\\\ud83d"'))
+        await asyncio.sleep({seconds})
+        raise ValueError(os.fsdecode(b"caf\\xe9.toml") + " is not a log")
+
+@almenara.hookimpl
+def almenara_sources(): return [Source()]
+"""
+
+
+@pytest.mark.parametrize("isolation", ["task", "thread", "process"])
+@pytest.mark.parametrize(
+    ("seconds", "status", "error"),
+    [
+        (3600, "degraded", "half of a pair: ?"),
+        (0, "backing_off", "ValueError: caf?.toml is not a log"),
+    ],
+    ids=["degraded", "raised"],
+)
+def test_texts_that_cannot_be_encoded_harm_no_one(
+    tmp_path: Path, isolation: str, seconds: int, status: str, error: str
+) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "lab.py").write_text(TEXTS.format(seconds=seconds))
+    settings = {
+        "plugins_dir": str(plugins), "plugins__disabled": "[nats]", "alerting__enabled": "true",
+        "supervisor__backoff": "30", "supervisor__backoff_limit": "30",
+        "supervisor__sources": json.dumps({"lab": {"isolation": isolation}}),
+    }  # fmt: skip
+    with Almenara(tmp_path / "almenara", **settings) as almenara:
+
+        def source() -> Any:
+            resources = almenara.get("/api/resources?kind=almenara.source")
+            return next((each for each in resources if each["name"] == "lab"), {})
+
+        # The rules read it, and so does every replica.
+        wait_until(lambda: source().get("status") == status, "the source as a resource", 60)
+        assert source()["state"]["reason"] == error
+        assert almenara.get("/api/health")["sources"]["lab"] == status
+        assert error in almenara.text("/sources")
+        sequence = almenara.get("/api/health")["last_sequence"]
+        almenara.stop()
+        assert not [path for path in (tmp_path / "almenara").rglob("resources.db.*damaged*")]
+        almenara.launch()
+        wait_until(almenara.ready, "almenara", 60)
+        assert almenara.get("/api/health")["last_sequence"] >= sequence

@@ -18,6 +18,7 @@ import structlog
 
 from almenara import __version__
 from almenara.config import Settings
+from almenara.errors import describe_error
 from almenara.leases.table import MEMBER, Entry, Holder, LeaseTable, Member, lease_key
 from almenara.shared_log import LogSession
 
@@ -155,6 +156,7 @@ class Members:
         self.list_reports: Callable[[], dict[str, dict[str, Any]]] = dict
         """Returns the states of the sources that this replica runs."""
         self._own = Member(replica, instance, __version__)
+        self._has_invalid_state = False
         self._reported: dict[str, str] = {}
         """The text that was logged last of each key."""
 
@@ -172,7 +174,15 @@ class Members:
     def encode(self) -> bytes:
         """Return the record of this replica."""
         record = msgspec.structs.replace(self._own, sources=self.list_reports())
-        value = msgspec.json.encode(record)
+        try:
+            value = msgspec.json.encode(record)
+        except (ValueError, TypeError, OverflowError) as error:
+            # No lease is renewed before this record: a state that is invalid must not end them all.
+            if not self._has_invalid_state:
+                log.error("states of sources are not shared", reason=describe_error(error))
+            self._has_invalid_state = True
+            return msgspec.json.encode(self._own)
+        self._has_invalid_state = False
         return value if len(value) <= LARGEST_RECORD else msgspec.json.encode(self._own)
 
     def find_report(self, name: str) -> dict[str, Any] | None:

@@ -298,7 +298,9 @@ class StateRecorder:
         if self._database is not None:
             self._database.close()
             self._database = None
-        if isinstance(error, (DamagedCheckpointError, *DAMAGE)) or is_damage(error):
+        # What is stored is damaged, and not what cannot be written to it.
+        is_damaged = isinstance(error, (DamagedCheckpointError, *DAMAGE)) or is_damage(error)
+        if is_damaged and not isinstance(error, UnicodeEncodeError):
             self._start_over(error)
             return
         text = (

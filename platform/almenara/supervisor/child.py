@@ -27,6 +27,7 @@ from almenara.signals import Signal
 from almenara.supervisor import protocol
 from almenara.supervisor.runner import run_source
 from almenara.supervisor.source_thread import create_event_loop
+from almenara.supervisor.state import bound_count, shorten_error
 from almenara.supervisor.watchdog import Heartbeat
 
 BEAT: Final = 0.5
@@ -112,16 +113,16 @@ class RemoteReport:
         self._connection = connection
 
     def degraded(self, reason: str) -> None:
-        self._connection.send(protocol.Report(what="degraded", value=reason))
+        self._connection.send(protocol.Report(what="degraded", value=shorten_error(reason)))
 
     def recovered(self) -> None:
         self._connection.send(protocol.Report(what="recovered"))
 
     def lag(self, messages: int) -> None:
-        self._connection.send(protocol.Report(what="lag", value=messages))
+        self._connection.send(protocol.Report(what="lag", value=bound_count(messages)))
 
     def rejected(self, count: int = 1) -> None:
-        self._connection.send(protocol.Report(what="rejected", value=count))
+        self._connection.send(protocol.Report(what="rejected", value=bound_count(count)))
 
 
 async def serve_source(sock: socket.socket, blocked_pipe: int) -> None:

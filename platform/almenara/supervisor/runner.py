@@ -13,7 +13,7 @@ from almenara.bus import BusClosedError, StateChange
 from almenara.bus.validation import check_state
 from almenara.cancellation import cancel_and_wait, run_in_task
 from almenara.config import SourceLimits, SupervisorSettings
-from almenara.errors import describe_error
+from almenara.errors import describe_error, make_encodable
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.leases import Publisher
 from almenara.plugins.context import save_of_source
@@ -22,7 +22,13 @@ from almenara.supervisor.limiter import PublishLimiter
 from almenara.supervisor.protocol import Start
 from almenara.supervisor.source_process import SourceProcess
 from almenara.supervisor.source_thread import SourceThread
-from almenara.supervisor.state import RateMeter, SourceError, SourceState
+from almenara.supervisor.state import (
+    RateMeter,
+    SourceError,
+    SourceState,
+    bound_count,
+    shorten_error,
+)
 from almenara.supervisor.watchdog import Heartbeat
 
 log = structlog.get_logger(__name__)
@@ -67,6 +73,7 @@ class SourceRunner:
     # SourceReport
 
     def degraded(self, reason: str) -> None:
+        reason = shorten_error(reason)
         if self.state.status != "degraded" or self.state.error != reason:
             log.warning("a source is degraded", source=self.state.name, reason=reason)
         self.state.record_error(reason)
@@ -78,10 +85,10 @@ class SourceRunner:
         self.state.set_status("running")
 
     def lag(self, messages: int) -> None:
-        self.state.lag = messages
+        self.state.lag = bound_count(messages)
 
     def rejected(self, count: int = 1) -> None:
-        self.state.rejected += count
+        self.state.rejected = bound_count(self.state.rejected + count)
 
     # State
 
@@ -241,7 +248,7 @@ class SourceRunner:
     def _check_blocked(self, seconds: float, stack: Callable[[], list[str]]) -> None:
         if seconds > self.settings.blocked_after:
             calls = stack()
-            text = "\n".join(calls) or "in code that is not Python"
+            text = make_encodable("\n".join(calls)) or "in code that is not Python"
             if self.state.blocked is None:
                 log.error(
                     "a source blocks its event loop",

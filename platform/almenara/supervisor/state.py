@@ -9,7 +9,7 @@ import msgspec
 
 from almenara.clock import now
 from almenara.config import Isolation
-from almenara.errors import LONGEST, AlmenaraError
+from almenara.errors import LONGEST, AlmenaraError, make_encodable
 from almenara.units import SECOND
 
 Status = Literal["starting", "running", "degraded", "blocked", "backing_off", "stopped", "standby"]
@@ -24,6 +24,7 @@ REPORTED: Final = (
     "left_out", "refused", "last_received", "throttled", "idle_since",
 )  # fmt: skip
 """The fields of a state that other replicas display."""
+LARGEST_COUNT: Final = 2**63 - 1
 RATE_WINDOW: Final = 10.0
 """Seconds over which the rate of a source is measured."""
 
@@ -128,8 +129,19 @@ class SourceState(msgspec.Struct, kw_only=True):
 
     def record_error(self, error: str) -> None:
         """Set the last error."""
-        self.error = error[:LONGEST]
+        self.error = shorten_error(error)
         self.error_time = now()
+
+
+def shorten_error(error: str) -> str:
+    """Return the text of a plugin as a state has it."""
+    return make_encodable(str(error)[:LONGEST])
+
+
+def bound_count(number: int) -> int:
+    """Return a number of a plugin as a count that can be stored. Raises `ValueError` and
+    `TypeError` for anything but a number."""
+    return min(max(int(number), 0), LARGEST_COUNT)
 
 
 def encode_report(state: SourceState) -> dict[str, Any]:

@@ -140,6 +140,10 @@ async def test_members_find_what_the_holder_of_a_lease_reports() -> None:
     other.list_reports = lambda: {"nats": {"error": "x" * 300_000}}
     table.accept(ValueChange(other.key, other.encode(), 4))
     assert own.find_report("nats") is None
+    # Nor does one that cannot be encoded keep the leases from being renewed.
+    other.list_reports = lambda: {"nats": {"error": "\ud83d", "lag": 2**80}}
+    table.accept(ValueChange(other.key, other.encode(), 5))
+    assert own.find_report("nats") is None
     # The earlier run of the same name had another instance.
-    table.accept(ValueChange(lease_key("nats"), msgspec.json.encode(Holder("b", "3")), 5))
+    table.accept(ValueChange(lease_key("nats"), msgspec.json.encode(Holder("b", "3")), 6))
     assert own.find_report("nats") is None
