@@ -58,18 +58,14 @@ class Monitor:
         self._consumers = ConsumerHealth(settings.stalled_after)
         self._missing: dict[ResourceKey, float] = {}
         """Resources that were not in the last lists, with the time of the first of these."""
-        self._is_restored = False
 
     async def restore(self) -> None:
         """Load what an earlier run published. It is unknown until the server answers."""
-        if self._is_restored:
-            return
         await self._snapshots.restore(self.context, SOURCE)
         await self._consumers.restore(self.context)
         for kind, namespace, name in await self.context.known_resources(SOURCE):
             resource = Resource(kind=kind, namespace=namespace, name=name)
             self._resources[resource.key] = resource
-        self._is_restored = True
 
     def update(self, listing: StreamList) -> None:
         """Set the newest list of streams."""

@@ -62,6 +62,8 @@ class NatsSource:
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled; connects again without end."""
+        # Another replica may have published something else since an earlier run of this one.
+        self.monitor = Monitor(self.settings, self.context)
         await self.monitor.restore()
         wait = RETRY / 2
         while True:

@@ -37,7 +37,11 @@ class GraphSource:
         self._is_simulated = deployment.simulated is not None
         self._reader = GraphReader(deployment, settings)
         self._graphs, self._parts = Snapshots(find_graph_transitions), Snapshots()
-        self._state = GraphState(settings)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what an earlier run has read: another replica may have run since."""
+        self._state = GraphState(self.settings)
         self._summary: Summary | None = None
         self._read_at = self._saved_at = 0.0
         self._last_answer = self._chosen_at = 0
@@ -46,6 +50,7 @@ class GraphSource:
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Read until cancelled."""
         health = HealthAggregator(report)
+        self._forget()
         await self._graphs.restore(self.context, self.name, [GRAPH])
         await self._parts.restore(self.context, self.name, [NODE, RELATIONSHIP])
         await self._load()

@@ -37,6 +37,7 @@ class VllmSource:
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled."""
         health = HealthAggregator(report)
+        self._latest = {}
         await self._snapshots.restore(self.context, self.name)
         async with asyncio.TaskGroup() as group:
             for settings in self.settings.entries:

@@ -136,7 +136,7 @@ def test_texts_that_cannot_be_encoded_harm_no_one(
         assert error in almenara.text("/sources")
         sequence = almenara.get("/api/health")["last_sequence"]
         almenara.stop()
-        assert not [path for path in (tmp_path / "almenara").rglob("resources.db.*damaged*")]
+        assert not list((tmp_path / "almenara").rglob("resources.db.*damaged*"))
         almenara.launch()
         wait_until(almenara.ready, "almenara", 60)
         assert almenara.get("/api/health")["last_sequence"] >= sequence

@@ -18,7 +18,6 @@ import structlog
 
 from almenara import __version__
 from almenara.config import Settings
-from almenara.errors import describe_error
 from almenara.leases.table import MEMBER, Entry, Holder, LeaseTable, Member, lease_key
 from almenara.shared_log import LogSession
 
@@ -176,10 +175,10 @@ class Members:
         record = msgspec.structs.replace(self._own, sources=self.list_reports())
         try:
             value = msgspec.json.encode(record)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError):
             # No lease is renewed before this record: a state that is invalid must not end them all.
             if not self._has_invalid_state:
-                log.error("states of sources are not shared", reason=describe_error(error))
+                log.exception("states of sources are not shared")
             self._has_invalid_state = True
             return msgspec.json.encode(self._own)
         self._has_invalid_state = False

@@ -33,9 +33,10 @@ class Snapshots:
     While the observed system does not answer, publish what `mark_unknown` returns: nothing is
     healthy without an answer. The next answer makes the resources known again.
 
-    What is remembered lives as long as the process. `restore` adds what earlier runs have
-    published, so that resources which were deleted while the source did not run are reported as
-    deleted; `load` adds resources whose last state is known.
+    Call `restore` at the start of `run`. It forgets what an earlier run has published: since then,
+    another replica may have run the source, or the last batch was not stored. So every resource is
+    published again, and those that were deleted while the source did not run are reported as
+    deleted. `load` adds resources whose last state is known.
     """
 
     def __init__(self, transitions: Transition | None = None) -> None:
@@ -47,7 +48,12 @@ class Snapshots:
         """What is unknown now, as it was before; None for what only an earlier run has read."""
 
     async def restore(self, context: Context, source: str, kinds: Iterable[str] = ()) -> None:
-        """Load the resources that the source of this name has published, of `kinds` or of all."""
+        """Start over with the resources that the source of this name has published, of `kinds` or
+        of all. Their states are not known."""
+        self._known.clear()
+        self._last_known.clear()
+        self._restored.clear()
+        self._is_first = True
         for kind in list(kinds) or [""]:
             self._restored.update(await context.known_resources(source, kind))
 

@@ -361,6 +361,29 @@ async def test_snapshot_marks_what_an_earlier_run_has_published_as_unknown(tmp_p
     assert deleted.deleted
 
 
+async def test_snapshot_publishes_everything_again_after_a_restore(tmp_path: Path) -> None:
+    context = MemoryContext(tmp_path)
+    events: list[Changes] = []
+
+    def note(changes: Changes) -> list[Event]:
+        events.append(changes)
+        return []
+
+    snapshots = Snapshots(note)
+    await snapshots.restore(context, "source")
+    context.bus.accept(snapshots.difference(state(a="up", b="up")), "source")
+    # Another replica has observed a failure, which has ended before this one runs again.
+    context.bus.accept([*state(a="down", c="up")], "source")
+    await snapshots.restore(context, "source")
+    again = snapshots.difference(state(a="up", b="up"))
+    published = {signal.name: signal for signal in again if isinstance(signal, Resource)}
+    assert {name: each.deleted for name, each in published.items()} == {
+        "a": False, "b": False, "c": True,
+    }  # fmt: skip
+    assert published["a"].status == "up"
+    assert events == []
+
+
 def test_snapshot_ignores_a_new_time_alone() -> None:
     snapshots = Snapshots()
     (first,) = snapshots.difference(state(a="up"))

@@ -157,6 +157,13 @@ BREAKING: dict[str, tuple[str, str]] = {
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
         "a resource of kind k that disappeared while source mine was stopped"),
+    "publishes again what another replica may have changed": (
+        "async def run(self, publish):\n"
+        "    self.snapshots = getattr(self, 'snapshots', None) or Snapshots()\n"
+        "    await publish(self.snapshots.difference([Resource(kind='k', name='n')]))\n"
+        "    await asyncio.Event().wait()\n"
+        "Source.run = run",
+        "a resource of kind k is not published again when source mine runs again"),
     "shows what is unreachable as unknown": (
         "async def run(self, publish):\n"
         "    await publish([Resource(kind='k', name='n', status='ok')])\n"

@@ -41,6 +41,7 @@ from almenara.testing.rules.sources import (
     ends_when_cancelled,
     keeps_identity_over_restarts,
     names_its_sources,
+    publishes_again_what_another_replica_may_have_changed,
     restarts_after_a_failure_without_repeats,
     runs_again_on_another_event_loop,
 )
@@ -64,6 +65,9 @@ RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
     "keeps identity over restarts": keeps_identity_over_restarts,
     "restarts after a failure without repeats": restarts_after_a_failure_without_repeats,
     "deletes what disappeared while it was stopped": deletes_what_disappeared_while_it_was_stopped,
+    "publishes again what another replica may have changed": (
+        publishes_again_what_another_replica_may_have_changed
+    ),
     "shows what is unreachable as unknown": shows_what_is_unreachable_as_unknown,
     "escapes what it renders": escapes_what_it_renders,
     "shows no secret": shows_no_secret,

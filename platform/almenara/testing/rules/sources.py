@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from almenara.errors import describe_error
-from almenara.signals import Event, Signal
+from almenara.signals import Event, Resource, Signal
 from almenara.supervisor.watchdog import Heartbeat
 from almenara.testing.rules.subject import RUN_TIME, Skip, Subject, let_run, memory_context
 from almenara.testing.source_run import SourceRun
@@ -153,6 +153,36 @@ async def deletes_what_disappeared_while_it_was_stopped(subject: Subject) -> Non
             f"a resource of kind {kind} that disappeared while source {name} was stopped is still"
             " published; compare context.known_resources(name) with what exists, once, at the"
             " start (Snapshots.restore does it)"
+        )
+
+
+async def publishes_again_what_another_replica_may_have_changed(subject: Subject) -> None:
+    """A source that runs again may have run on another replica in the meantime."""
+    with memory_context() as context:
+        bus = context.bus
+        sources = subject.require_sources(context)
+        for source in sources:
+            run = SourceRun(source, bus=bus).start()
+            await let_run(run)
+            await run.stop()
+        published = len(bus.signals)
+        left = {(name, key) for name, keys in bus.known_resources.items() for key in keys}
+        if not left:
+            raise Skip("it published no resource while it was examined")
+        # The same objects: the supervisor keeps them for the next lease.
+        runs = [SourceRun(source, bus=bus).start() for source in sources]
+        end = time.monotonic() + DELETE_TIMEOUT
+        while left and time.monotonic() < end:
+            await asyncio.sleep(CHECK_INTERVAL)
+            again = {each.key for each in bus.signals[published:] if isinstance(each, Resource)}
+            left = {(name, key) for name, key in left if key not in again}
+        for run in runs:
+            await run.stop()
+    for name, (kind, _, _) in left:
+        raise AssertionError(
+            f"a resource of kind {kind} is not published again when source {name} runs again,"
+            " though another replica may have published another state of it meanwhile; create"
+            " Snapshots and whatever else remembers what was published in run()"
         )
 
 
