@@ -89,6 +89,33 @@ class UnendedListError(Exception):
     """A streamed list was not ended by its bookmark."""
 
 
+class StreamedList:
+    """The objects of a streamed list that is not complete yet.
+
+    Changes that happen meanwhile arrive among them: the last one of an object counts.
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[tuple[str, str], KubernetesObject] = {}
+        self._nameless: list[KubernetesObject] = []
+        """Objects whose name cannot be read."""
+
+    @property
+    def objects(self) -> Sequence[KubernetesObject]:
+        """The objects that exist."""
+        return [*self._objects.values(), *self._nameless]
+
+    def apply(self, obj: KubernetesObject, *, is_deleted: bool) -> None:
+        """Add, replace or remove an object."""
+        key = obj.metadata.namespace, obj.metadata.name
+        if not key[1]:
+            self._nameless.append(obj)
+        elif is_deleted:
+            self._objects.pop(key, None)
+        else:
+            self._objects[key] = obj
+
+
 class ListTurn:
     """A turn to list, held until the list is complete or for `LIMIT` seconds.
 
@@ -278,7 +305,7 @@ class Reflector:
     async def _watch(self, parameters: dict[str, str], turn: "ListTurn | None" = None) -> None:
         """Watch until the watch ends. With a turn it begins with the list of all objects, and the
         turn ends with that."""
-        listed: list[KubernetesObject] | None = [] if turn is not None else None
+        listed = StreamedList() if turn is not None else None
         silence = self.settings.silence
         limit = self.settings.answer_timeout if turn is not None else None
         try:
@@ -319,8 +346,8 @@ class Reflector:
             raise UnendedListError from None
 
     async def _take_lines(
-        self, lines: Sequence[bytes], listed: list[KubernetesObject] | None
-    ) -> list[KubernetesObject] | None:
+        self, lines: Sequence[bytes], listed: StreamedList | None
+    ) -> StreamedList | None:
         """Take in lines of a watch. `listed` collects a list that is not complete yet, and is None
         from its end on."""
         changes: list[tuple[KubernetesObject, bool]] = []
@@ -334,7 +361,7 @@ class Reflector:
                 error = event
                 break
             decoded = self.kind.decode(event.object)
-            version = decoded.metadata.resource_version
+            version, is_deleted = decoded.metadata.resource_version, event.type == "DELETED"
             if listed is None and _is_older(version, position):
                 # The server was restored from a backup, or is another one: it does not send what
                 # it holds, nor what it lacks, to a watch from a position that it has not reached.
@@ -342,13 +369,13 @@ class Reflector:
                 break
             if event.type == "BOOKMARK":
                 if listed is not None and decoded.metadata.annotations.get(INITIAL_END) == "true":
-                    await self._accept_listing(listed, version)
+                    await self._accept_listing(listed.objects, version)
                     listed = None
                 position = version or position
             elif listed is not None:
-                listed.append(decoded)
+                listed.apply(decoded, is_deleted=is_deleted)
             else:
-                changes.append((decoded, event.type == "DELETED"))
+                changes.append((decoded, is_deleted))
                 position = version or position
         if changes:
             await self.accept(Changes(changes))

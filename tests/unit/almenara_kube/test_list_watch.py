@@ -14,7 +14,15 @@ from almenara.sdk import ExpiredError
 from almenara_kube.client import ApiClient
 from almenara_kube.credentials import CredentialLoader
 from almenara_kube.errors import ApiError, ProtocolError
-from almenara_kube.list_watch import Batch, Changes, Listing, Reflector, list_pages
+from almenara_kube.list_watch import (
+    INITIAL_END,
+    Batch,
+    Changes,
+    Listing,
+    ListTurn,
+    Reflector,
+    list_pages,
+)
 from almenara_kube.objects import KubernetesObject
 from almenara_kube.settings import ClientSettings, KubeContext
 from almenara_kubernetes.kinds import PODS
@@ -194,6 +202,63 @@ def test_watch_gives_up_a_line_without_end() -> None:
     assert [each.metadata.name for each, _ in taken] == ["pod-1"]
     assert isinstance(error, ProtocolError)
     assert (str(error), position) == ("a change of pods has no end", "1")
+
+
+def stream_list(*lines: bytes) -> list[Batch]:
+    """The batches that a streamed list of these lines, each in a chunk of its own, brings."""
+    batches: list[Batch] = []
+
+    async def accept(batch: Batch) -> None:
+        batches.append(batch)
+
+    async def watch() -> str | None:
+        client = OneAnswer([line + b"\n" for line in lines])
+        reflector = Reflector(client, PODS, "", accept, lambda *_: None)
+        async with ListTurn(client.list_turns) as turn:
+            await reflector._watch(reflector._parameters(""), turn)
+        return reflector.position
+
+    assert asyncio.run(watch()) == "50"
+    return batches
+
+
+def end_of_list(version: int) -> bytes:
+    metadata = {"resourceVersion": str(version), "annotations": {INITIAL_END: "true"}}
+    return msgspec.json.encode({"type": "BOOKMARK", "object": {"metadata": metadata}})
+
+
+def described(objects: Sequence[KubernetesObject]) -> list[tuple[str, str]]:
+    return [(each.metadata.name, each.metadata.resource_version) for each in objects]
+
+
+def test_streamed_list_has_the_last_state_of_objects_that_change_meanwhile() -> None:
+    def state(name: str, version: int, kind: str) -> bytes:
+        return change(version, kind).replace(f"pod-{version}".encode(), name.encode())
+
+    batches = stream_list(
+        state("deleted", 1, "ADDED"), state("kept", 2, "ADDED"), state("modified", 3, "ADDED"),
+        state("recreated", 4, "ADDED"), state("deleted", 5, "DELETED"),
+        state("modified", 6, "MODIFIED"), state("recreated", 7, "DELETED"),
+        state("recreated", 8, "ADDED"), state("never listed", 9, "DELETED"), end_of_list(10),
+        state("kept", 50, "DELETED"),
+    )  # fmt: skip
+
+    listing, changes = batches
+    assert isinstance(listing, Listing)
+    assert isinstance(changes, Changes)
+    assert described(listing.objects) == [("kept", "2"), ("modified", "6"), ("recreated", "8")]
+    assert [(each.metadata.name, is_deleted) for each, is_deleted in changes.changes] == [
+        ("kept", True)
+    ]
+
+
+def test_streamed_list_has_every_object_whose_name_cannot_be_read() -> None:
+    nameless = b'{"type": "ADDED", "object": {"metadata": 5}}'
+
+    (listing,) = stream_list(nameless, change(1, "ADDED"), nameless, end_of_list(50))
+
+    assert isinstance(listing, Listing)
+    assert described(listing.objects) == [("pod-1", "1"), ("", ""), ("", "")]
 
 
 @pytest.mark.parametrize(
