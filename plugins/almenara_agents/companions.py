@@ -102,7 +102,9 @@ def find_host(
 ) -> dict[str, str] | None:
     """The node on which a pod runs, or the pod in which a job does."""
     name, is_pod = str(resource.state.get("node") or ""), resource.kind == POD
-    host = data.resource(NODE, "", name) if is_pod else pods.get(name)
+    # A cluster that has a name is in front of the namespaces of pods, and that of its nodes.
+    cluster = resource.namespace.rpartition("/")[0]
+    host = data.resource(NODE, cluster, name) if is_pod else pods.get(name)
     if host is None:
         return None
     return {

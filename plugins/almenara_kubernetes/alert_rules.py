@@ -13,6 +13,8 @@ from almenara_kubernetes.kinds import (
 )
 
 DOCS: Final = "https://kubernetes.io/docs/tasks/debug"
+NODE_NAME: Final = "{{ namespace ~ '/' if namespace else '' }}{{ name }}"
+"""The namespace of a node is its cluster, where that has a name."""
 
 RULES: Final = (
     AlertRule(
@@ -52,7 +54,7 @@ RULES: Final = (
         ),
         for_=60.0,
         severity="ERROR",
-        annotations={"summary": "Node {{ name }} is {{ status }}"},
+        annotations={"summary": f"Node {NODE_NAME} is {{{{ status }}}}"},
         runbook=f"{DOCS}/debug-cluster/",
     ),
     AlertRule(
@@ -62,7 +64,7 @@ RULES: Final = (
         ),
         for_=60.0,
         severity="ERROR",
-        annotations={"summary": "The disk of node {{ name }} is almost full (DiskPressure)"},
+        annotations={"summary": f"The disk of node {NODE_NAME} is almost full (DiskPressure)"},
     ),
     AlertRule(
         name="kubernetes-job-failed",
@@ -79,7 +81,7 @@ RULES: Final = (
     ),
 )
 LINKS: Final = (
-    ResourceLink(kind=PODS.kind, parent=NODES.kind, name="node"),
+    ResourceLink(kind=PODS.kind, parent=NODES.kind, name="node", namespace="cluster"),
     *(
         ResourceLink(
             kind=PODS.kind,

@@ -183,6 +183,8 @@ class ClusterStatus:
     ) -> Resource:
         kind, namespace = part
         state = {"kind": kind, "reason": reason}
+        if self.cluster.name:
+            state["cluster"] = self.cluster.name
         if status == "forbidden":
             state["rule"] = describe_missing(self._kinds[kind], namespace)
         return Resource(

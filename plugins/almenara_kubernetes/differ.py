@@ -225,6 +225,8 @@ class ClusterDiffer:
         chain = self._owners.chain(pod.metadata)
         self._owners.add_pod(key, chain)
         state = {**_base_state(pod.metadata), **state, **_owner_state(chain, key[1])}
+        # The namespace of the pod's node.
+        state["cluster"] = self.cluster
         return self._publish(kind, key, (text, severity, state))
 
     def _update_owners(self, key: Key) -> list[Signal]:

@@ -17,11 +17,17 @@ def page_url(name: str = "", /, **filters: str) -> str:
     return f"{PAGES}{f'.{name}' if name else ''}{f'?{query}' if query else ''}"
 
 
+def cluster_of(namespace: str) -> str:
+    """The cluster of a namespace `<cluster>/<namespace>`, which is the namespace of its nodes;
+    empty for a cluster without a name."""
+    return namespace.rpartition("/")[0]
+
+
 def owner_url(namespace: str, owner: str) -> str:
     """The page of an owner such as `Deployment/checkout`."""
     kind, _, name = owner.partition("/")
     if kind == "Node":
-        return page_url("node", name=name)
+        return page_url("node", namespace=cluster_of(namespace), name=name)
     return page_url("workload", namespace=namespace, name=owner)
 
 
@@ -32,7 +38,7 @@ def subject_url(subject: str) -> str:
     if kind == "pod" and namespace:
         return page_url("pod", namespace=namespace, name=name)
     if kind == "node":
-        return page_url("node", name=name)
+        return page_url("node", namespace=namespace, name=name)
     if kind in WORKLOAD_KINDS and namespace:
         return page_url("workload", namespace=namespace, name=f"{WORKLOAD_KINDS[kind]}/{name}")
     return f"/events?{urlencode({'subject': subject})}" if subject else ""

@@ -10,7 +10,7 @@ import msgspec
 from almenara.hookspecs import DataView, ResourceQuery
 from almenara.signals import Resource, Severity
 from almenara_kubernetes.charts import display_status
-from almenara_kubernetes.links import page_url
+from almenara_kubernetes.links import cluster_of, page_url
 from almenara_kubernetes.mapping.kubectl_columns import FINAL_PHASES
 
 ALL: Final = 200_000
@@ -32,14 +32,19 @@ STATUS_GROUP_OF: Final = {
 }
 
 Group = tuple[str, str]
-"""Namespace, empty where it has none, and name."""
+"""Namespace, empty where it has none, and name. The namespace of a node is its cluster."""
+
+
+def _node_of(pod: Resource) -> Group:
+    node = pod.state.get("node", "")
+    return (cluster_of(pod.namespace), node) if node else ("", NONE)
+
+
 GROUP_OF: Final[Mapping[str, Callable[[Resource], Group]]] = {
     "namespace": lambda pod: ("", pod.namespace),
-    "node": lambda pod: ("", pod.state.get("node", NONE)),
-    "workload": lambda pod: (
-        pod.namespace, pod.state.get("workload") or f"Pod/{pod.name}"
-    ),
-}  # fmt: skip
+    "node": _node_of,
+    "workload": lambda pod: (pod.namespace, pod.state.get("workload") or f"Pod/{pod.name}"),
+}
 """The group of a pod, by grouping; any other grouping is a label."""
 
 
@@ -61,6 +66,7 @@ class PodFilter(msgspec.Struct, frozen=True, kw_only=True):
     """`Deployment/checkout`."""
     service: str = ""
     node: str = ""
+    """`worker-1`, `<cluster>/worker-1` for that of one cluster, or `NONE`."""
     label: str = ""
     """`app.kubernetes.io/name=checkout`, or the name alone."""
     status: str = ""
@@ -85,8 +91,7 @@ def select_pods(view: DataView, selection: PodFilter) -> list[Resource]:
     if selection.workload:
         tests.append(lambda pod: pod.state.get("workload") == selection.workload)
     if selection.node:
-        node = "" if selection.node == NONE else selection.node
-        tests.append(lambda pod: pod.state.get("node", "") == node)
+        tests.append(_node_test(selection.node))
     if selection.status in STATUS_GROUPS:
         severities = STATUS_GROUPS[selection.status]
         tests.append(lambda pod: pod.severity in severities)
@@ -110,6 +115,30 @@ def select_pods(view: DataView, selection: PodFilter) -> list[Resource]:
     for test in tests:
         selected = list(filter(test, selected))
     return selected
+
+
+def node_filter(namespace: str, name: str) -> str:
+    """The value of the filter `node` for a node."""
+    return "/".join(filter(None, (namespace, name)))
+
+
+def find_node(view: DataView, filters: Mapping[str, str]) -> Resource | None:
+    """The node that a page is about. Its cluster may be left out where no other has its name."""
+    namespace, name = filters.get("namespace", ""), filters.get("name", "")
+    node = view.resource("kubernetes.node", namespace, name)
+    if node is not None or namespace:
+        return node
+    nodes = [node for node in all_resources(view, "node") if node.name == name]
+    return nodes[0] if len(nodes) == 1 else None
+
+
+def _node_test(node: str) -> Callable[[Resource], bool]:
+    if node == NONE:
+        return lambda pod: not pod.state.get("node")
+    cluster, slash, name = node.rpartition("/")
+    return lambda pod: (
+        pod.state.get("node") == name and (not slash or cluster_of(pod.namespace) == cluster)
+    )
 
 
 def _label_test(label: str) -> Callable[[Resource], bool]:
@@ -156,7 +185,9 @@ def group_url(by: str, group: Group) -> str:
         case "namespace":
             return page_url(namespace=name)
         case "node":
-            return page_url("node", name=name) if name != NONE else page_url("pods", node=NONE)
+            if name == NONE:
+                return page_url("pods", node=NONE)
+            return page_url("node", namespace=namespace, name=name)
         case "workload":
             return page_url("workload", namespace=namespace, name=name)
         case "service":

@@ -16,7 +16,7 @@ from almenara.hookspecs import (
 from almenara.signals import Resource, Severity
 from almenara_kubernetes.links import WORKLOAD_KINDS
 from almenara_kubernetes.pod_counts import NAMESPACE
-from almenara_kubernetes.pod_filter import PodFilter, select_pods
+from almenara_kubernetes.pod_filter import PodFilter, find_node, node_filter, select_pods
 from almenara_kubernetes.views import Filters
 
 POD: Final = "kubernetes.pod"
@@ -38,7 +38,10 @@ async def pods_of_workload(view: DataView, filters: Filters) -> Sequence[Resourc
 
 async def pods_of_node(view: DataView, filters: Filters) -> Sequence[Resource]:
     """The pods on the node that a page is about."""
-    return select_pods(view, PodFilter(node=filters["name"])) if filters.get("name") else []
+    node = find_node(view, filters)
+    if node is None:
+        return []
+    return select_pods(view, PodFilter(node=node_filter(node.namespace, node.name)))
 
 
 async def pods_of_namespace(view: DataView, filters: Filters) -> Sequence[Resource]:
@@ -116,7 +119,7 @@ def list_usage_panels() -> Sequence[Panel]:
             ),
             SeriesPanel(
                 name=f"node_{metric}", title=title, query=SampleQuery(kind=NODE, metric=metric),
-                format=value_format, style="area", levels=[capacity], filters=["name"],
+                format=value_format, style="area", levels=[capacity], filters=OBJECT,
                 empty=NO_USAGE,
             ),
             SeriesPanel(
@@ -137,7 +140,7 @@ def list_usage_panels() -> Sequence[Panel]:
     return [
         *panels,
         *_of_pods("workload", pods_of_workload, marks=WORKLOAD_MARKS),
-        *_of_pods("node_pods", pods_of_node, filters=["name"]),
+        *_of_pods("node_pods", pods_of_node),
         *_of_pods(
             "namespace", pods_of_namespace, filters=["namespace"], empty=NO_NAMESPACE
         ),

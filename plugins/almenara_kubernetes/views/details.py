@@ -7,8 +7,14 @@ from almenara.hookspecs import DataView
 from almenara.signals import Resource
 from almenara_kubernetes.charts import draw_cells
 from almenara_kubernetes.kinds import READABLE
-from almenara_kubernetes.links import owner_url, page_url
-from almenara_kubernetes.pod_filter import PodFilter, all_resources, select_pods
+from almenara_kubernetes.links import cluster_of, owner_url, page_url
+from almenara_kubernetes.pod_filter import (
+    PodFilter,
+    all_resources,
+    find_node,
+    node_filter,
+    select_pods,
+)
 from almenara_kubernetes.views import UNNAMED, Filters, Freshness, LenientState, Values, lenient
 from almenara_kubernetes.views.maps import LINKED, node_fill
 from almenara_kubernetes.views.tables import workload_row
@@ -53,7 +59,9 @@ async def pod_detail(view: DataView, filters: Filters) -> Values:
         "pod": pod, "state": pod.state, "services": services,
         "unreachable": _unreachable(view, namespace),
         "owners": _owner_links(namespace, pod.state),
-        "node_link": page_url("node", name=pod.state.get("node", "")),
+        "node_link": page_url(
+            "node", namespace=cluster_of(namespace), name=pod.state.get("node", "")
+        ),
         "namespace_link": page_url(namespace=namespace),
         "yaml": page_url("yaml", namespace=namespace, name=f"Pod/{name}"),
     }  # fmt: skip
@@ -126,11 +134,10 @@ def _runs(view: DataView, namespace: str, owner: str) -> Sequence[Resource]:
 
 async def node_detail(view: DataView, filters: Filters) -> Values:
     """One node: its usage, its conditions and its taints."""
-    name = filters.get("name", "")
-    node = next((node for node in all_resources(view, "node") if node.name == name), None)
+    node = find_node(view, filters)
     if node is None:
-        return {"node": None, "name": name}
-    pods = select_pods(view, PodFilter(node=name))
+        return {"node": None, "name": filters.get("name", "")}
+    pods = select_pods(view, PodFilter(node=node_filter(node.namespace, node.name)))
     return {
         "node": lenient(node),
         **node_fill(view, node, pods),

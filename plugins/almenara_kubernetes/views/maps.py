@@ -56,7 +56,7 @@ async def pod_map(view: DataView, filters: Filters) -> Values:
 
 async def node_map(view: DataView, filters: Filters) -> Values:
     """Every node a tile with its pods, its usage, and its problems."""
-    nodes = {node.name: node for node in all_resources(view, "node")}
+    nodes = {(node.namespace, node.name): node for node in all_resources(view, "node")}
     await view.prefetch(list(nodes.values()), USAGE)
     tiles = _draw_tiles(view, PodFilter.from_filters(filters), "node", nodes)
     return tiles | {"nodes": len(nodes)}
@@ -66,19 +66,19 @@ def _draw_tiles(
     view: DataView,
     selection: PodFilter,
     by: str,
-    nodes: Mapping[str, Resource] | None = None,
+    nodes: Mapping[Group, Resource] | None = None,
 ) -> dict[str, Any]:
     pods = select_pods(view, selection)
     groups = group_pods(view, pods, by)
-    for name in nodes or {}:
+    for group in nodes or {}:
         if not selection.to_filters():
-            groups.setdefault(("", name), [])
+            groups.setdefault(group, [])
 
     statuses = {group: count_statuses(inside) for group, inside in groups.items()}
 
     def order(group: Group) -> tuple[Any, ...]:
         tones = {tone for tone, _, _ in statuses[group]}
-        node = (nodes or {}).get(group[1])
+        node = (nodes or {}).get(group)
         is_failing = node is not None and node.severity >= Severity.ERROR
         # By name within a tone: a map whose tiles keep changing places cannot be read.
         return (
@@ -95,7 +95,7 @@ def _draw_tiles(
     for group, room in zip(drawn, rooms, strict=True):
         inside = groups[group]
         counts = statuses[group]
-        node = (nodes or {}).get(group[1])
+        node = (nodes or {}).get(group)
         namespaces = {pod.namespace for pod in inside}
         if node is not None:
             namespaces.add(node.namespace)

@@ -88,13 +88,14 @@ async def glance(view: DataView, _filters: Filters) -> Values:
 async def access(view: DataView, _filters: Filters) -> Values:
     """The kinds that cannot be watched, and the missing rules, ready to be copied."""
     refused = list(map(lenient, all_resources(view, "access")))
-    missing: dict[str, list[str]] = {}
+    missing: dict[tuple[str, str], list[str]] = {}
     for resource in refused:
         # The first line names the Role that the rule belongs to.
         role, _, rule = (resource.state["rule"] or "").partition("\n")
         if rule:
-            missing.setdefault(role.removeprefix("# "), []).append(rule)
+            place = role.removeprefix("# "), resource.state["cluster"] or ""
+            missing.setdefault(place, []).append(rule)
     return {
         "refused": refused,
-        "missing": [(role, "".join(rules)) for role, rules in missing.items()],
+        "missing": [(*place, "".join(rules)) for place, rules in missing.items()],
     }

@@ -13,8 +13,10 @@ from almenara_kubernetes.pod_filter import (
     Group,
     PodFilter,
     all_resources,
+    find_node,
     group_pods,
     is_active,
+    node_filter,
     select_pods,
 )
 from almenara_kubernetes.views import Filters, Freshness, Values, lenient, total
@@ -236,7 +238,9 @@ async def workload_pods(view: DataView, filters: Filters) -> Values:
 
 async def node_pods(view: DataView, filters: Filters) -> Values:
     """The pods of a node."""
-    return await pod_table(view, {"node": filters.get("name", "")})
+    node = find_node(view, filters)
+    namespace = node.namespace if node is not None else filters.get("namespace", "")
+    return await pod_table(view, {"node": node_filter(namespace, filters.get("name", ""))})
 
 
 def _column_heads(

@@ -124,10 +124,16 @@ def test_series_depend_on_their_target(rules: Any) -> None:
     assert rules.parents(sample) == [("s", "prometheus.target", "", "app")]
 
 
-def test_pods_of_a_broken_node_are_inhibited(rules: Any) -> None:
+@pytest.mark.parametrize(
+    ("cluster", "other", "status"),
+    [("", "", "inhibited"), ("eu", "eu", "inhibited"), ("eu", "us", "firing")],
+)
+def test_pods_of_a_broken_node_are_inhibited(
+    rules: Any, cluster: str, other: str, status: str
+) -> None:
     run = Evaluation(rules)
-    run.feed(resource("kubernetes.node", "NotReady"))
-    pod = resource("kubernetes.pod", "CrashLoopBackOff", namespace="n", state={"node": "a"})
-    run.feed(pod)
+    run.feed(resource("kubernetes.node", "NotReady", namespace=cluster))
+    state = {"node": "a", "cluster": other}
+    run.feed(resource("kubernetes.pod", "CrashLoopBackOff", namespace=f"{other}/n", state=state))
     run.advance(61)
-    assert run.statuses[-2:] == ["firing", "inhibited"]
+    assert run.statuses[-2:] == ["firing", status]

@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from almenara.hookspecs import ResourceQuery
 from almenara.signals import Event, Resource, Severity, Signal
 from almenara.testing import render_panel
-from almenara_agents.companions import describe_companions, find_companions, find_related
+from almenara_agents.companions import (
+    describe_companions,
+    find_companions,
+    find_host,
+    find_related,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +40,7 @@ RESOURCES = [
     pod("worker-0"),
     pod("worker-1", node="node-1"),
     Resource(kind="kubernetes.node", name="node-1", status="Ready"),
+    Resource(kind="kubernetes.node", namespace="eu", name="node-1", status="NotReady"),
     pod("labeled", story=STORY),
     pod("other", story="US-10"),
 ]
@@ -121,6 +128,17 @@ async def test_jobs_of_a_story_have_lanes_where_none_names_the_task() -> None:
 async def test_hidden_jobs_lead_to_no_pod() -> None:
     lanes, _ = await describe(Data("ray.job"))
     assert [name for _, name, _, _ in lanes] == ["labeled", STORY]
+
+
+def test_host_of_a_pod_is_the_node_of_its_cluster() -> None:
+    worker = pod("worker-1", node="node-1")
+
+    hosts = [
+        find_host(Data(), msgspec.structs.replace(worker, namespace=namespace), {})  # type: ignore[arg-type]
+        for namespace in ("n", "eu/n", "us/n")
+    ]
+
+    assert [host and host["status"] for host in hosts] == ["Ready", "NotReady", None]
 
 
 @pytest.mark.parametrize("story", ["US-1.*", "(", "US-1|x", "\\"])

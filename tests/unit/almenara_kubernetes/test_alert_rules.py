@@ -22,6 +22,21 @@ from almenara_kubernetes.alert_rules import RULES
             {"namespace": "shop", "name": "web-0", "state": {"restarts": 7}},
             "Pod shop/web-0 is crash-looping after 7 restarts",
         ),
+        (
+            "kubernetes-node-not-ready",
+            {"namespace": "", "name": "worker-1", "status": "NotReady"},
+            "Node worker-1 is NotReady",
+        ),
+        (
+            "kubernetes-node-not-ready",
+            {"namespace": "eu", "name": "worker-1", "status": "NotReady"},
+            "Node eu/worker-1 is NotReady",
+        ),
+        (
+            "kubernetes-node-disk-full",
+            {"namespace": "eu", "name": "worker-1"},
+            "The disk of node eu/worker-1 is almost full (DiskPressure)",
+        ),
         ("kubernetes-job-failed", {"subject": "job/shop/backup-1"}, "Job/shop/backup-1 failed"),
     ],
 )

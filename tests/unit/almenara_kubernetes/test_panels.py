@@ -2,16 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-import almenara_kubernetes
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
-from almenara.testing.rendering import render_panels
 from almenara_demo.kubernetes_cluster import measure_nodes, measure_pods
 from almenara_demo.kubernetes_world import World
 from almenara_kube.kinds import WatchedKind
@@ -21,6 +18,7 @@ from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import KINDS, NODE_METRICS, POD_METRICS
 from almenara_kubernetes.panels import pages, panels
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
+from support.kubernetes_panels import pod, render
 
 EVERY = (
     "glance", "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
@@ -56,33 +54,11 @@ def decode(kind: WatchedKind, tree: Any) -> KubernetesObject:
     return kind.decode(msgspec.json.encode(tree))
 
 
-def pod(name: str = "it", **more: Any) -> Resource:
-    state = {"ready": 1, "total": 1, "restarts": 0, "node": "n", "workload": "Deployment/web"}
-    return Resource(
-        kind="kubernetes.pod", namespace=more.pop("namespace", "shop"), name=name,
-        status=more.pop("status", "Running"), severity=more.pop("severity", Severity.INFO),
-        state={**state, **more},
-    )  # fmt: skip
-
-
-async def shown(panel: str, signals: Sequence[Signal], **query: str) -> str:
-    (declared,) = (
-        item
-        for item in panels(KubernetesSettings(clusters=[ClusterSettings()]))
-        if item.name == panel
-    )
-    templates = Path(almenara_kubernetes.__file__).parent / "templates"
-    drawn = await render_panels("kubernetes", [declared], templates, signals, query)
-    found = drawn[f"kubernetes.{panel}"]
-    assert "broken-panel" not in found, found
-    return found
-
-
 @pytest.mark.anyio
 async def test_map_draws_every_pod_and_failing_groups_first(
     fleet: Sequence[Signal],
 ) -> None:
-    text = await shown("map", fleet)
+    text = await render("map", fleet)
 
     assert text.count("<path class=") - len(TONES) >= sum(
         isinstance(one, Resource) and one.kind == "kubernetes.pod" for one in fleet
@@ -94,7 +70,7 @@ async def test_map_draws_every_pod_and_failing_groups_first(
 @pytest.mark.anyio
 async def test_glance_counts_failing_and_pending_pods_with_links() -> None:
     node = {"cordoned": False}
-    text = await shown("glance", [
+    text = await render("glance", [
         pod("a"), pod("b"), pod("c", status="CrashLoopBackOff", severity=Severity.ERROR),
         pod("d", status="Pending", severity=Severity.WARN, namespace="other"),
         Resource(kind="kubernetes.node", name="n", status="Ready", state=node),
@@ -113,18 +89,18 @@ async def test_glance_counts_failing_and_pending_pods_with_links() -> None:
         ("/dashboards/kubernetes.nodes", "bad", "1", "unhealthy node (of 2)"),
     ]
     for status, name in (("failing", "c"), ("pending", "d")):
-        assert f">{name}<" in await shown(
+        assert f">{name}<" in await render(
             "pods", [pod("a"), pod("c", status="CrashLoopBackOff", severity=Severity.ERROR),
                      pod("d", status="Pending", severity=Severity.WARN)], status=status
         )  # fmt: skip
     # Where nodes cannot be seen nothing is said of them.
-    assert "node" not in (await shown("glance", [pod()])).partition("<ul")[2]
+    assert "node" not in (await render("glance", [pod()])).partition("<ul")[2]
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("group", ["workload", "service", "node", "app", "nothing"])
 async def test_map_groups_pods_by_anything(fleet: Sequence[Signal], group: str) -> None:
-    assert "k-tile" in await shown("map", fleet, group=group)
+    assert "k-tile" in await render("map", fleet, group=group)
 
 
 @pytest.mark.anyio
@@ -140,7 +116,7 @@ async def test_map_groups_pods_by_anything(fleet: Sequence[Signal], group: str) 
 async def test_pod_table_applies_filters(
     fleet: Sequence[Signal], query: dict[str, str], found: str
 ) -> None:
-    text = await shown("pods", fleet, **query)
+    text = await render("pods", fleet, **query)
 
     assert found in text
     assert "coredns" not in text
@@ -154,15 +130,15 @@ async def test_workload_has_its_pods_and_a_pod_its_owners(
         one.name for one in fleet if isinstance(one, Resource) and one.status == "CrashLoopBackOff"
     )
 
-    workload = await shown("workload", fleet, namespace="council", name="Deployment/council-dev")
-    detail = await shown("pod", fleet, namespace="council", name=name)
-    story = await shown("workload_timeline", fleet, namespace="council",
+    workload = await render("workload", fleet, namespace="council", name="Deployment/council-dev")
+    detail = await render("pod", fleet, namespace="council", name=name)
+    story = await render("workload_timeline", fleet, namespace="council",
                         name="Deployment/council-dev")  # fmt: skip
 
     assert name in workload
     assert "5/6 available" in workload
     assert "Deployment/council-dev" in detail
-    containers = await shown("containers", fleet, namespace="council", name=name)
+    containers = await render("containers", fleet, namespace="council", name=name)
     assert "back-off 40s" in containers
     assert "container=council" in containers
     assert "4 over" in story or "first" in story
@@ -171,19 +147,19 @@ async def test_workload_has_its_pods_and_a_pod_its_owners(
 @pytest.mark.anyio
 async def test_usage_is_drawn_beside_request_and_limit(fleet: Sequence[Signal]) -> None:
     for panel in ("pod_cpu", "pod_memory"):
-        text = await shown(panel, fleet, namespace="context", name="neo4j-0")
+        text = await render(panel, fleet, namespace="context", name="neo4j-0")
         assert text.count("<polyline") == 1
         assert text.count('class="level"') == 2
     for panel in ("workload_cpu", "workload_memory"):
-        text = await shown(panel, fleet, namespace="context", name="StatefulSet/neo4j")
+        text = await render(panel, fleet, namespace="context", name="StatefulSet/neo4j")
         assert text.count("<polyline") == 1
         assert text.count('class="level"') == 2
 
 
 @pytest.mark.anyio
 async def test_usage_of_a_namespace_needs_the_namespace(fleet: Sequence[Signal]) -> None:
-    assert "Choose a namespace" in await shown("namespace_cpu", fleet)
-    assert "<polyline" in await shown("namespace_cpu", fleet, namespace="context")
+    assert "Choose a namespace" in await render("namespace_cpu", fleet)
+    assert "<polyline" in await render("namespace_cpu", fleet, namespace="context")
 
 
 @pytest.mark.anyio
@@ -193,7 +169,7 @@ async def test_head_marks_simulated_data_and_names_missing_rules() -> None:
     refused = Resource(kind="kubernetes.access", name="node", status="forbidden",
                        state={"reason": "may not list nodes", "rule": "verbs: [list]"})  # fmt: skip
 
-    text = await shown("head", [label, refused])
+    text = await render("head", [label, refused])
 
     assert "Simulated data." in text
     assert "verbs: [list]" in text
@@ -204,8 +180,8 @@ async def test_head_marks_simulated_data_and_names_missing_rules() -> None:
                         "rule": f"# in the rules of a Role in {space}\n- verbs: [list]\n"})
         for space in ("a", "b", "c")
     ]  # fmt: skip
-    head = await shown("head", several)
-    whole = await shown("access", several)
+    head = await render("head", several)
+    whole = await render("access", several)
     assert "3 kinds cannot be watched" in head
     assert "kubernetes.access" in head
     assert whole.count("- verbs: [list]") == 3
@@ -238,7 +214,7 @@ async def test_panels_escape_hostile_text_and_need_no_field(panel: str) -> None:
 
     about = {"workload": f"Deployment/{EVIL}"}.get(panel.partition("_")[0], EVIL)
     for query in ({"namespace": EVIL, "name": about}, {"namespace": EVIL}, {}):
-        text = await shown(panel, signals, **query)
+        text = await render(panel, signals, **query)
         assert "<script>alert" not in text
         assert "<img src=x" not in text
 
@@ -278,12 +254,12 @@ async def test_sums_leave_out_pods_that_have_succeeded_or_failed_and_only_those(
     leaving = pod("leaving", status="Terminating", severity=Severity.DEBUG, phase="Running",
                   **request)  # fmt: skip
 
-    without = await shown("node", [node, *evicted, completed], name="n")
-    with_one = await shown("node", [node, *evicted, completed, leaving], name="n")
+    without = await render("node", [node, *evicted, completed], name="n")
+    with_one = await render("node", [node, *evicted, completed, leaving], name="n")
 
     assert figures(without) == ("0 of 110 pods", "requests 0.0 % of 8 cores")
     assert figures(with_one) == ("1 of 110 pods", "requests 25 % of 8 cores")
-    table = await shown("workloads", [*evicted, leaving])
+    table = await render("workloads", [*evicted, leaving])
     assert re.search(r"1 GiB|1\.0 GiB", table)
     assert "22" not in re.sub(r"<[^>]*>", " ", table)
 
@@ -292,8 +268,8 @@ async def test_sums_leave_out_pods_that_have_succeeded_or_failed_and_only_those(
 async def test_unready_pods_are_counted_as_not_ready() -> None:
     pods = [pod("a"), pod("b", severity=Severity.WARN, ready=0)]
 
-    head = await shown("head", pods)
-    table = await shown("pods", pods, status="NotReady")
+    head = await render("head", pods)
+    table = await render("pods", pods, status="NotReady")
 
     assert "status=NotReady" in head
     assert ">b<" in table
@@ -331,13 +307,13 @@ async def test_state_of_an_unreachable_cluster_is_marked_as_the_last_known(panel
     node = Resource(kind="kubernetes.node", name="n", status="Ready", state={"cpu": 1})
     reachable = Resource(kind="kubernetes.cluster", name="cluster", status="ok")
 
-    fresh = await shown(panel, [pod(), node, reachable])
-    stale = await shown(panel, [pod(), node, unreachable("cluster")])
+    fresh = await render(panel, [pod(), node, reachable])
+    stale = await render(panel, [pod(), node, unreachable("cluster")])
 
     assert "k-stale" not in fresh
     assert "k-stale" in stale
     # Its source does not run.
-    assert "k-stale" in await shown(panel, [pod(), node, unreachable("cluster", "unknown")])
+    assert "k-stale" in await render(panel, [pod(), node, unreachable("cluster", "unknown")])
 
 
 @pytest.mark.anyio
@@ -345,11 +321,11 @@ async def test_only_the_unreachable_one_of_several_clusters_is_marked() -> None:
     pods = [pod("a", namespace="east/shop"), pod("b", namespace="west/shop")]
     clusters = [unreachable("east"), Resource(kind="kubernetes.cluster", name="west", status="ok")]
 
-    table = await shown("pods", [*pods, *clusters])
-    of_east = await shown("pod", [*pods, *clusters], namespace="east/shop", name="a")
-    of_west = await shown("pod", [*pods, *clusters], namespace="west/shop", name="b")
+    table = await render("pods", [*pods, *clusters])
+    of_east = await render("pod", [*pods, *clusters], namespace="east/shop", name="a")
+    of_west = await render("pod", [*pods, *clusters], namespace="west/shop", name="b")
 
     assert table.count("k-stale") == 1
     assert "last known state" in of_east
     assert "last known state" not in of_west
-    assert "k-stale" not in await shown("glance", [*pods, *clusters])
+    assert "k-stale" not in await render("glance", [*pods, *clusters])
