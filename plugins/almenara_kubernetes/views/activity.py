@@ -8,25 +8,59 @@ import msgspec
 from almenara.hookspecs import DataView
 from almenara.signals import Event
 from almenara_kubernetes.links import subject_url
+from almenara_kubernetes.pod_filter import find_node
+from almenara_kubernetes.settings import NAME
 from almenara_kubernetes.views import Filters, Values
 
 SERIES: Final = 60
 EVENTS_READ: Final = 500
+PAGES_READ: Final = 10
+"""Pages of events that are searched for those of a namespace."""
 EVENT_PREFIX: Final = "kubernetes.event."
 
 
 async def events(view: DataView, filters: Filters) -> Values:
     """Events of Kubernetes, one row for each series: its newest count, first and last time."""
     query = {name: filters[name] for name in ("severity", "text", "since") if filters.get(name)}
-    records = await view.events({**query, "type": f"{EVENT_PREFIX}*"}, limit=EVENTS_READ)
-    namespace = filters.get("namespace", "")
-    newest = _newest_of_series(
-        [pair for pair in records if not namespace or _data(pair[1]).get("namespace") == namespace]
-    )
+    query["type"] = f"{EVENT_PREFIX}*"
+    searched = 0
+    if namespace := filters.get("namespace", ""):
+        records, searched = await _events_in(view, namespace, query)
+    else:
+        records = await view.events(query, limit=EVENTS_READ)
+    newest = _newest_of_series(records)
     return {
         "rows": [_event_row(sequence, event) for sequence, event in newest[:SERIES]],
         "more": max(0, len(newest) - SERIES),
+        "searched": searched,
     }
+
+
+async def _events_in(
+    view: DataView, namespace: str, query: Mapping[str, str]
+) -> tuple[Sequence[tuple[int, Event]], int]:
+    """The newest events in a namespace, enough for the page; and the number of events that were
+    searched where there may be older ones."""
+    name = namespace.rpartition("/")[2]
+    if not NAME.fullmatch(name):
+        return [], 0
+    # The index of words leads to the events that mention the namespace, however few they are.
+    query = {**query, "text": f'"{name}" {query.get("text", "")}'.strip()}
+    matches: list[tuple[int, Event]] = []
+    before: int | None = None
+    for _ in range(PAGES_READ):
+        page = await view.events(query, limit=EVENTS_READ, before=before)
+        matches += [pair for pair in page if _namespace(pair[1]) == namespace]
+        if len(page) < EVENTS_READ or len(_newest_of_series(matches)) > SERIES:
+            return matches, 0
+        before = page[-1][0]
+    return matches, PAGES_READ * EVENTS_READ
+
+
+def _namespace(event: Event) -> str:
+    """The namespace of an event. That of a node is its cluster, which is in its subject alone."""
+    own = event.attributes.get("namespace", "")
+    return own or event.subject.partition("/")[2].rpartition("/")[0]
 
 
 async def pod_activity(view: DataView, filters: Filters) -> Values:
@@ -44,7 +78,9 @@ async def workload_activity(view: DataView, filters: Filters) -> Values:
 
 async def node_activity(view: DataView, filters: Filters) -> Values:
     """The transitions and events of a node."""
-    subject = f"node/{filters.get('name', '')}"
+    node = find_node(view, filters)
+    namespace = node.namespace if node is not None else filters.get("namespace", "")
+    subject = "/".join(filter(None, ("node", namespace, filters.get("name", ""))))
     return await _activity(view, {"subject": subject}, subject)
 
 
@@ -55,7 +91,7 @@ async def _activity(view: DataView, query: Mapping[str, str], about: str) -> Val
     for row in rows:
         # The subject of the page is not repeated in every row.
         row["label"] = "" if row["subject"] == about else _drop_namespace(row["subject"])
-    return {"rows": rows[:SERIES], "more": max(0, len(rows) - SERIES)}
+    return {"rows": rows[:SERIES], "more": max(0, len(rows) - SERIES), "searched": 0}
 
 
 def _newest_of_series(events: Sequence[tuple[int, Event]]) -> list[tuple[int, Event]]:
