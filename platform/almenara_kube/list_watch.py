@@ -45,6 +45,9 @@ class Listing(msgspec.Struct, frozen=True):
     """All objects of a kind in a namespace: those that are not among them are deleted."""
 
     objects: Sequence[KubernetesObject]
+    is_watched: bool = True
+    """Whether changes follow; otherwise there are no objects because the kind is not served, or is
+    not watched any more."""
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -219,7 +222,7 @@ class Reflector:
         those of a custom resource are deleted with its definition."""
         self._absences = self._absences + 1 if error.status == ABSENT else 0
         if self._absences == ABSENCES:
-            await self.accept(Listing(()))
+            await self.accept(Listing((), is_watched=False))
 
     async def _run_once(self) -> Exception | None:
         """List where that is needed, and watch until the watch ends; return what it ended with."""

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import ResourceKey
 from almenara.sdk import Snapshots, describe_error, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import KubernetesObject, Malformed, Metadata, OwnerReference
-from almenara_kubernetes.endpoints import EndpointIndex
+from almenara_kubernetes.cluster_names import ClusterNames
+from almenara_kubernetes.endpoints import ServiceIndex
 from almenara_kubernetes.kinds import (
     CERTIFICATES,
     ENDPOINT_SLICES,
@@ -85,15 +85,14 @@ class ClusterDiffer:
     def __init__(
         self, cluster: str = "", *, source: str = "", labels: Sequence[str] = LABELS
     ) -> None:
-        self.cluster = cluster
+        self.cluster, self._names = cluster, ClusterNames(cluster)
         self.source = source or f"{SOURCE}/{cluster}".rstrip("/")
         self._labels = tuple(labels)
         self._published = Snapshots()
         self._uids: dict[str, dict[Key, str]] = defaultdict(dict)
         """The uid of every known object, including those that are not resources, by kind."""
         self._owners = OwnerIndex()
-        self._endpoints = EndpointIndex()
-        self._services: dict[Key, Service] = {}
+        self._services = ServiceIndex()
         self._certificates: dict[Key, Certificate] = {}
         self._event_counts: dict[str, int] = {}
         """The last published count of an event of Kubernetes, by uid."""
@@ -106,7 +105,7 @@ class ClusterDiffer:
             if resource.deleted or not resource.kind.startswith("kubernetes."):
                 continue
             self._published.load([resource])
-            key = (self._native_namespace(resource.namespace), resource.name)
+            key = (self._names.native_namespace(resource.namespace), resource.name)
             self._uids[resource.kind][key] = str(resource.state.get("uid", ""))
 
     def namespaces(self) -> set[str]:
@@ -114,22 +113,38 @@ class ClusterDiffer:
         return {namespace for known in self._uids.values() for namespace, _ in known} - {""}
 
     def replace_all(
-        self, kind: WatchedKind, namespace: str, objects: Sequence[KubernetesObject]
+        self,
+        kind: WatchedKind,
+        namespace: str,
+        objects: Sequence[KubernetesObject],
+        *,
+        is_watched: bool = True,
     ) -> list[Signal]:
         """The signals of a complete list of a kind in a namespace, which is empty for all of them
-        and for kinds without namespaces."""
+        and for kinds without namespaces. `is_watched` is as in `Listing`."""
         signals: list[Signal] = []
         listed = {_key(obj.metadata) for obj in objects}
         for key in [key for key in self._uids[kind.kind] if key not in listed]:
             if not namespace or key[0] == namespace:
                 signals += self._remove(kind, key)
         for obj in objects:
-            signals += self.update(kind, obj)
-        return signals
+            signals += self._apply(kind, obj)
+        if kind.kind == ENDPOINT_SLICES.kind:
+            self._services.set_listed(namespace, is_watched)
+        return signals + self._update_services()
+
+    def stop_watching(self, kind: WatchedKind, namespace: str) -> list[Signal]:
+        """The signals when a kind cannot be watched any more: what depends on it is unknown."""
+        if kind.kind == ENDPOINT_SLICES.kind:
+            self._services.set_listed(namespace, False)
+        return self._update_services()
 
     def update(self, kind: WatchedKind, obj: KubernetesObject) -> list[Signal]:
         """The signals of an object that is new or has changed. Raises nothing: an object that
         cannot be read becomes a resource that says so."""
+        return self._apply(kind, obj) + self._update_services()
+
+    def _apply(self, kind: WatchedKind, obj: KubernetesObject) -> list[Signal]:
         try:
             return self._update(kind, obj)
         except Exception as error:
@@ -139,7 +154,7 @@ class ClusterDiffer:
 
     def remove(self, kind: WatchedKind, obj: KubernetesObject) -> list[Signal]:
         """The signals of an object that is deleted."""
-        return self._remove(kind, _key(obj.metadata))
+        return self._remove(kind, _key(obj.metadata)) + self._update_services()
 
     def usage(self, kind: WatchedKind, objects: Sequence[KubernetesObject]) -> list[Sample]:
         """Samples of what known pods or nodes use."""
@@ -157,7 +172,7 @@ class ClusterDiffer:
 
     def pods(self) -> list[Resource]:
         """The known pods."""
-        keys = (self._resource_key(PODS.kind, key) for key in self._uids[PODS.kind])
+        keys = (self._names.resource_key(PODS.kind, key) for key in self._uids[PODS.kind])
         return [pod for key in keys if (pod := self._published.get(key)) is not None]
 
     def tick(self) -> list[Signal]:
@@ -180,14 +195,15 @@ class ClusterDiffer:
         if isinstance(obj, KubernetesEvent):
             return self._update_event(obj)
         if isinstance(obj, EndpointSlice):
-            return self._update_services(self._endpoints.update(key, obj))
+            self._services.update_slice(key, obj)
+            return []
         if isinstance(obj, Pod):
             return self._update_pod(kind, key, obj)
         signals: list[Signal] = []
         for pod in self._owners.add(_kind_name(kind), obj.metadata):
             signals += self._update_owners(pod)
         if isinstance(obj, Service):
-            self._services[key] = obj
+            self._services.add(key, obj)
         if isinstance(obj, Certificate):
             self._certificates[key] = obj
         chain = self._owners.chain(obj.metadata)
@@ -204,7 +220,7 @@ class ClusterDiffer:
 
     def _map(self, kind: WatchedKind, key: Key, obj: KubernetesObject) -> Mapped:
         if isinstance(obj, Service):
-            return map_service(obj, self._endpoints.endpoints(key))
+            return map_service(obj, self._services.endpoints(key))
         if isinstance(obj, CustomObject) and isinstance(kind, CustomKind):
             return map_custom(obj, kind)
         return MAPPERS[kind.kind](obj)
@@ -212,7 +228,7 @@ class ClusterDiffer:
     def _rollout_generation(
         self, kind: WatchedKind, key: Key, obj: KubernetesObject, state: Mapping[str, Any]
     ) -> int | None:
-        before = self._published.get(self._resource_key(kind.kind, key))
+        before = self._published.get(self._names.resource_key(kind.kind, key))
         is_same = before is not None and before.state.get("uid") == obj.metadata.uid
         return workloads.rollout_generation(
             before.state if before is not None and is_same else None,
@@ -231,7 +247,7 @@ class ClusterDiffer:
 
     def _update_owners(self, key: Key) -> list[Signal]:
         """The signals of a pod whose owners have become known."""
-        before = self._published.get(self._resource_key(PODS.kind, key))
+        before = self._published.get(self._names.resource_key(PODS.kind, key))
         if before is None:
             return []
         uids, owners = before.state.get("owner_uids"), before.state.get(OWNERS)
@@ -246,10 +262,10 @@ class ClusterDiffer:
         self._owners.add_pod(key, chain)
         return [*self._published.update(msgspec.structs.replace(before, state=state, time=now()))]
 
-    def _update_services(self, keys: Iterable[Key]) -> list[Signal]:
+    def _update_services(self) -> list[Signal]:
         """The signals of services whose endpoints may have changed."""
-        services = [self._services[key] for key in keys if key in self._services]
-        return [signal for service in services for signal in self._update(SERVICES, service)]
+        services = self._services.take_changed()
+        return [signal for service in services for signal in self._apply(SERVICES, service)]
 
     def _update_event(self, event: KubernetesEvent) -> list[Signal]:
         count = event_count(event)
@@ -259,14 +275,14 @@ class ClusterDiffer:
         regarding = event.regarding
         kind = qualified_kind(regarding.kind, regarding.api_version)
         namespace = regarding.namespace
-        subject = self._subject(kind, namespace, regarding.name) if kind else ""
+        subject = self._names.subject(kind, namespace, regarding.name) if kind else ""
         mapped = map_event(
             event,
             subject=subject,
             correlation=self._correlation_of(kind, (namespace, regarding.name)) or subject,
             source=self.source,
         )
-        attributes = scope_attributes(self._namespace(namespace) if namespace else "")
+        attributes = scope_attributes(self._names.namespace(namespace) if namespace else "")
         return [msgspec.structs.replace(mapped, attributes=attributes)]
 
     def _remove(self, kind: WatchedKind, key: Key) -> list[Signal]:
@@ -276,14 +292,14 @@ class ClusterDiffer:
         signals: list[Signal] = []
         match kind.kind:
             case ENDPOINT_SLICES.kind:
-                signals += self._update_services(self._endpoints.remove(key))
+                self._services.remove_slice(key)
             case EVENTS.kind:
                 self._event_counts.pop(uid, None)
             case SERVICES.kind:
-                self._services.pop(key, None)
+                self._services.remove(key)
             case CERTIFICATES.kind:
                 self._certificates.pop(key, None)
-        resource_key = self._resource_key(kind.kind, key)
+        resource_key = self._names.resource_key(kind.kind, key)
         before = self._published.get(resource_key)
         if before is not None and kind.kind == PODS.kind:
             self._owners.remove_pod(key, before.state.get("owner_uids", ()))
@@ -292,20 +308,14 @@ class ClusterDiffer:
     def _reject(self, kind: WatchedKind, obj: Malformed) -> list[Signal]:
         """The signals of an object that cannot be read: that it exists, and its problem."""
         key = _key(obj.metadata)
-        subject = self._subject(_kind_name(kind), *key)
-        event = Event(
-            id=f"{obj.metadata.uid or subject}/malformed/{obj.problem}",
-            source=self.source, type=f"{SOURCE}.malformed", subject=subject, time=now(),
-            severity=Severity.WARN, correlation=subject,
-            attributes=scope_attributes(self._namespace(key[0]) if key[0] else ""),
-            data={"reason": obj.problem, "kind": kind.api_kind, "plural": kind.plural},
-            problem=f"this {kind.api_kind} cannot be read: {obj.problem}",
-        )  # fmt: skip
+        subject = self._names.subject(_kind_name(kind), *key)
+        namespace = self._names.namespace(key[0])
+        event = _malformed_event(kind, obj, subject, namespace if key[0] else "", self.source)
         if not key[1]:
             return [event]
         self._uids[kind.kind][key] = obj.metadata.uid
         after = Resource(
-            kind=kind.kind, namespace=self._namespace(key[0]), name=key[1], status=MALFORMED,
+            kind=kind.kind, namespace=namespace, name=key[1], status=MALFORMED,
             severity=Severity.ERROR, state={"uid": obj.metadata.uid, "problem": obj.problem},
             time=now(),
         )  # fmt: skip
@@ -318,7 +328,7 @@ class ClusterDiffer:
         """The resource and its transitions, where it differs from what was published."""
         text, severity, state = mapped
         after = Resource(
-            kind=kind.kind, namespace=self._namespace(key[0]), name=key[1], status=text,
+            kind=kind.kind, namespace=self._names.namespace(key[0]), name=key[1], status=text,
             severity=severity, time=now(),
             state={
                 name: value
@@ -333,7 +343,7 @@ class ClusterDiffer:
         if before is not None and before.state.get("uid", "") != (state.get("uid") or ""):
             # Another object of the same name: the first one's transitions are not this one's.
             before = None
-        subject = self._subject(_kind_name(kind), *key)
+        subject = self._names.subject(_kind_name(kind), *key)
         events = make_events(
             before,
             after,
@@ -347,29 +357,30 @@ class ClusterDiffer:
         """What ties the events of a workload and all its parts together: the workload's subject."""
         top = resource.state.get("workload") or next(reversed(resource.state.get(OWNERS, ())), "")
         kind, slash, name = str(top).partition("/")
-        return self._subject(kind, namespace, name) if slash else ""
+        return self._names.subject(kind, namespace, name) if slash else ""
 
     def _correlation_of(self, kind: str, key: Key) -> str:
-        known = self._published.get(self._resource_key(f"{SOURCE}.{kind.lower()}", key))
+        known = self._published.get(self._names.resource_key(f"{SOURCE}.{kind.lower()}", key))
         if known is not None:
             return self._correlation(known, key[0])
         uid = self._uids[REPLICA_SETS.kind].get(key) if kind == "ReplicaSet" else None
         owner = self._owners.owner_of(uid) if uid else None
         if owner is None:
             return ""
-        return self._subject(qualified_kind(owner.kind, owner.api_version), key[0], owner.name)
+        owner_kind = qualified_kind(owner.kind, owner.api_version)
+        return self._names.subject(owner_kind, key[0], owner.name)
 
-    def _subject(self, kind: str, namespace: str, name: str) -> str:
-        return "/".join(filter(None, (kind.lower(), self._namespace(namespace), name)))
 
-    def _namespace(self, namespace: str) -> str:
-        return "/".join(filter(None, (self.cluster, namespace)))
-
-    def _resource_key(self, kind: str, key: Key) -> ResourceKey:
-        return kind, self._namespace(key[0]), key[1]
-
-    def _native_namespace(self, namespace: str) -> str:
-        return namespace.removeprefix(self.cluster).removeprefix("/")
+def _malformed_event(
+    kind: WatchedKind, obj: Malformed, subject: str, namespace: str, source: str
+) -> Event:
+    return Event(
+        id=f"{obj.metadata.uid or subject}/malformed/{obj.problem}", source=source,
+        type=f"{SOURCE}.malformed", subject=subject, time=now(), severity=Severity.WARN,
+        correlation=subject, attributes=scope_attributes(namespace),
+        data={"reason": obj.problem, "kind": kind.api_kind, "plural": kind.plural},
+        problem=f"this {kind.api_kind} cannot be read: {obj.problem}",
+    )  # fmt: skip
 
 
 def _kind_name(kind: WatchedKind) -> str:

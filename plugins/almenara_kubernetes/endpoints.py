@@ -1,4 +1,4 @@
-"""The endpoints of services, put together from their EndpointSlices."""
+"""Services and their endpoints, which are put together from EndpointSlices."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Final
 
 from almenara_kubernetes.mapping.network import EndpointState, endpoint_state
 from almenara_kubernetes.mapping.owners import Key
-from almenara_kubernetes.models import EndpointSlice
+from almenara_kubernetes.models import EndpointSlice, Service
 
 SERVICE_LABEL: Final = "kubernetes.io/service-name"
 ORDER: Final[tuple[EndpointState, ...]] = ("ready", "draining", "unready", "terminating")
@@ -50,3 +50,56 @@ class EndpointIndex:
             for name, state in self._slices[key][1].items():
                 endpoints[name] = min(endpoints.get(name, state), state, key=ORDER.index)
         return endpoints
+
+
+class ServiceIndex:
+    """Knows the services, and the endpoints of each where EndpointSlices are listed.
+
+    Without that, as at the start or where RBAC forbids it, a service is not without endpoints: they
+    are unknown.
+    """
+
+    def __init__(self) -> None:
+        self._services: dict[Key, Service] = {}
+        self._endpoints = EndpointIndex()
+        self._listed: set[str] = set()
+        """The namespaces whose slices are listed; empty for all of them."""
+        self._changed: dict[Key, None] = {}
+
+    def add(self, key: Key, service: Service) -> None:
+        """Add or replace a service."""
+        self._services[key] = service
+
+    def remove(self, key: Key) -> None:
+        """Remove a service."""
+        self._services.pop(key, None)
+
+    def update_slice(self, key: Key, endpoint_slice: EndpointSlice) -> None:
+        """Add or replace a slice."""
+        self._changed |= dict.fromkeys(self._endpoints.update(key, endpoint_slice))
+
+    def remove_slice(self, key: Key) -> None:
+        """Remove a slice."""
+        self._changed |= dict.fromkeys(self._endpoints.remove(key))
+
+    def set_listed(self, namespace: str, is_listed: bool) -> None:
+        """Note whether all slices of a namespace are known; empty for those of all namespaces."""
+        if is_listed:
+            # The watch of all namespaces replaces those of single ones.
+            self._listed = self._listed | {namespace} if namespace else {""}
+        elif namespace in self._listed:
+            self._listed.discard(namespace)
+        else:
+            return
+        self._changed |= {key: None for key in self._services if namespace in ("", key[0])}
+
+    def endpoints(self, service: Key) -> Mapping[str, EndpointState] | None:
+        """The endpoints of a service; None where they are unknown."""
+        if self._listed.isdisjoint(("", service[0])):
+            return None
+        return self._endpoints.endpoints(service)
+
+    def take_changed(self) -> list[Service]:
+        """The services whose endpoints may have changed since the last call."""
+        changed, self._changed = self._changed, {}
+        return [self._services[key] for key in changed if key in self._services]

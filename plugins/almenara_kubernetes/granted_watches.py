@@ -100,7 +100,7 @@ class GrantedWatches:
         running = self._tasks.setdefault(kind.kind, {})
         for namespace in await self._stop(kind.kind, set(namespaces)):
             # What was published of it is not known any more.
-            await self._watch.accept(kind, namespace, Listing(()))
+            await self._watch.accept(kind, namespace, Listing((), is_watched=False))
         for namespace in namespaces:
             if namespace not in running:
                 running[namespace] = self._watch.start(group, kind, namespace)

@@ -94,9 +94,10 @@ NAMESPACES: Final = WatchedKind(
 """Watched, by their metadata alone, where a selector chooses namespaces."""
 
 KINDS: Final[Sequence[WatchedKind]] = (
-    # Owners before pods, so that a pod is published with its workload at once.
+    # Owners before pods, so that a pod is published with its workload at once, and endpoints before
+    # services.
     REPLICA_SETS, DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, NODES, PODS,
-    SERVICES, ENDPOINT_SLICES, INGRESSES, CLAIMS, AUTOSCALERS, CERTIFICATES, EVENTS,
+    ENDPOINT_SLICES, SERVICES, INGRESSES, CLAIMS, AUTOSCALERS, CERTIFICATES, EVENTS,
 )  # fmt: skip
 """The kinds that are watched in every cluster, unless the configuration selects some."""
 

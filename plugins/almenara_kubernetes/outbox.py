@@ -28,13 +28,18 @@ class Outbox:
 
     async def add(self, signals: Sequence[Signal]) -> None:
         """Add signals; returns when there is room for more."""
+        if signals:
+            self.put(signals)
+            await self._has_room.wait()
+
+    def put(self, signals: Sequence[Signal]) -> None:
+        """Add signals without waiting, where there are few and seldom any."""
         if not signals:
             return
         self._waiting += signals
         self._has_signals.set()
         if len(self._waiting) > CAPACITY:
             self._has_room.clear()
-        await self._has_room.wait()
 
     async def add_samples(self, samples: Sequence[Signal]) -> None:
         """Add samples; returns when those before them are about to be published."""

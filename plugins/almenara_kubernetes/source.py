@@ -125,6 +125,8 @@ class ClusterWatch:
             await self.accept(kind, namespace, batch)
 
         def on_status(status: WatchStatus, reason: str) -> None:
+            if status in ("forbidden", "absent"):
+                self.outbox.put(self.differ.stop_watching(kind, namespace))
             if namespace or not self.cluster.everywhere:
                 self.status.note_watch(part, kind, status, reason)
             else:
@@ -148,7 +150,9 @@ class ClusterWatch:
         signals: list[Signal] = []
         if isinstance(batch, Listing):
             objects = list(batch.objects)
-            signals += self.differ.replace_all(kind, namespace, objects)
+            signals += self.differ.replace_all(
+                kind, namespace, objects, is_watched=batch.is_watched
+            )
         else:
             objects = [obj for obj, _ in batch.changes]
             for obj, is_deleted in batch.changes:
@@ -296,5 +300,6 @@ class NamespaceSelection:
 
     async def _clear(self, name: str) -> None:
         """Publish everything in a namespace as deleted."""
-        for kind in self._kinds:
-            await self.watch.accept(kind, name, Listing(()))
+        # Last those that others depend on, so that nothing is published as unknown in between.
+        for kind in reversed(self._kinds):
+            await self.watch.accept(kind, name, Listing((), is_watched=False))

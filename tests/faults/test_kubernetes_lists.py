@@ -162,6 +162,64 @@ async def test_page_that_is_too_long_is_requested_in_halves(
     ]  # fmt: skip
 
 
+def service_statuses(run: SourceRun) -> dict[str, str]:
+    """The last status of each service."""
+    return {
+        f"{signal.namespace}/{signal.name}": signal.status
+        for signal in run.bus.signals
+        if isinstance(signal, Resource) and signal.kind == "kubernetes.service"
+    }
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_endpoints_of_services_are_unknown_while_slices_are_refused(
+    tmp_path: Path, status: int
+) -> None:
+    server = FaultyServer()
+    is_refused = True
+
+    async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if is_refused and request.path.endswith("/endpointslices"):
+            return web.json_response({"kind": "Status", "code": status}, status=status)
+        return await handler(request)
+
+    server.fault = refuse
+    settings = {"refused_every": 0.2, "watch_seconds": 1.0, "kinds": ["service", "endpointslice"]}
+    async with observing(server, tmp_path, **settings) as run:
+
+        def has_only(*statuses: str) -> bool:
+            return set(service_statuses(run).values()) == {*statuses}
+
+        await run.until(lambda: len(service_statuses(run)) > 0, 15)
+        # Refused twice, so that the kind counts as not served.
+        await run.until(lambda: sum("/endpointslices" in path for path in server.requests) > 3, 15)
+        assert has_only("Unknown")
+        is_refused = False
+        await run.until(lambda: has_only("Serving"), 15)
+        is_refused = True
+        await run.until(lambda: has_only("Unknown"), 15)
+    assert {signal.status for signal in run.bus.signals if isinstance(signal, Resource)
+            and signal.kind == "kubernetes.service"} == {"Unknown", "Serving"}  # fmt: skip
+
+
+async def test_endpoints_of_services_are_unknown_without_slices(tmp_path: Path) -> None:
+    async with observing(FaultyServer(), tmp_path, kinds=["pod", "service"]) as run:
+        await run.until(lambda: cluster_status(run) == "ok", 15)
+    statuses = service_statuses(run)
+    assert statuses
+    assert set(statuses.values()) == {"Unknown"}
+
+
+async def test_endpoints_are_listed_before_services(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(list_watch.ListTurn, "LIMIT", 60.0)
+    async with observing(FaultyServer(), tmp_path) as run:
+        await run.until(lambda: cluster_status(run) == "ok", 15)
+    assert {signal.status for signal in run.bus.signals if isinstance(signal, Resource)
+            and signal.kind == "kubernetes.service"} == {"Serving"}  # fmt: skip
+
+
 @pytest.mark.parametrize("answer", ["redirect", "page", "refused page"])
 async def test_sign_in_page_in_front_of_a_cluster_is_not_an_api_server(
     tmp_path: Path, answer: str

@@ -31,18 +31,21 @@ def endpoint_state(conditions: EndpointConditions) -> EndpointState:
     return "ready" if conditions.ready is not False else "unready"
 
 
-def map_service(service: Service, endpoints: Mapping[str, EndpointState]) -> Mapped:
-    """A service with its endpoints, by the name of their pod or their address.
+def map_service(service: Service, endpoints: Mapping[str, EndpointState] | None) -> Mapped:
+    """A service with its endpoints, by the name of their pod or their address; None where they are
+    unknown.
 
     Traffic goes to the ready ones or, where none is left, to those that terminate and still serve;
     terminating ones count for nothing else. A service with a selector and no endpoint is an error.
     """
-    states = list(endpoints.values())
+    states = list((endpoints or {}).values())
     ready, draining = states.count("ready"), states.count("draining")
     remaining = ready + states.count("unready")
     text, severity = "Serving", Severity.INFO
     if service.spec.type == "ExternalName":
         text = "External"
+    elif endpoints is None:
+        text = "Unknown"
     elif not ready and draining:
         text, severity = "Draining", Severity.WARN
     elif not ready:
@@ -59,10 +62,10 @@ def map_service(service: Service, endpoints: Mapping[str, EndpointState]) -> Map
             for port in service.spec.ports
         ),
         "selector": dict(service.spec.selector),
-        "ready": ready,
+        "ready": ready if endpoints is not None else None,
         "draining": draining or None,
-        "endpoints": remaining,
-        "pods": sorted(endpoints),
+        "endpoints": remaining if endpoints is not None else None,
+        "pods": sorted(endpoints or ()),
     }  # fmt: skip
 
 
