@@ -53,6 +53,11 @@ def all_resources(view: DataView, kind: str, namespace: str = "") -> Sequence[Re
     return view.resources(ResourceQuery(kind=f"kubernetes.{kind}", namespace=namespace, limit=ALL))
 
 
+def clusters_with_pods(view: DataView) -> set[str]:
+    """The clusters of which pods are known; none are where their kind is not watched."""
+    return {cluster_of(pod.namespace) for pod in all_resources(view, "pod")}
+
+
 def is_active(pod: Resource) -> bool:
     """Whether a pod uses what it requests: all do until they have succeeded or failed."""
     return pod.state.get("phase") not in FINAL_PHASES

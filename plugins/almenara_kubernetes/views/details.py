@@ -11,6 +11,7 @@ from almenara_kubernetes.links import cluster_of, owner_url, page_url
 from almenara_kubernetes.pod_filter import (
     PodFilter,
     all_resources,
+    clusters_with_pods,
     find_node,
     node_filter,
     select_pods,
@@ -140,7 +141,7 @@ async def node_detail(view: DataView, filters: Filters) -> Values:
     pods = select_pods(view, PodFilter(node=node_filter(node.namespace, node.name)))
     return {
         "node": lenient(node),
-        **node_fill(view, node, pods),
+        **node_fill(view, node, pods if node.namespace in clusters_with_pods(view) else None),
         "unreachable": _unreachable(view, node.namespace),
         "state": lenient(node).state,
         "picture": draw_cells(pods, room=LINKED, each=True),

@@ -13,6 +13,7 @@ from almenara_kubernetes.pod_filter import (
     Group,
     PodFilter,
     all_resources,
+    clusters_with_pods,
     group_pods,
     group_url,
     is_active,
@@ -91,6 +92,7 @@ def _draw_tiles(
     rooms = _share_cells([len(groups[group]) for group in drawn])
     is_linked = len(pods) <= LINKED
     freshness = Freshness(all_resources(view, "cluster"))
+    known = clusters_with_pods(view) if nodes else set()
     tiles: list[dict[str, Any]] = []
     for group, room in zip(drawn, rooms, strict=True):
         inside = groups[group]
@@ -115,7 +117,11 @@ def _draw_tiles(
         )
         if node is not None:
             pressures = node.state.get("pressures") or ()
-            tiles[-1] |= {"node": node, "pressures": pressures, **node_fill(view, node, inside)}
+            tiles[-1] |= {
+                "node": node,
+                "pressures": pressures,
+                **node_fill(view, node, inside if node.namespace in known else None),
+            }
     return {
         "tiles": tiles,
         "pods": len(pods),
@@ -137,11 +143,12 @@ def _share_cells(sizes: Sequence[int]) -> list[int]:
     return rooms
 
 
-def node_fill(view: DataView, node: Resource, pods: Sequence[Resource]) -> dict[str, Any]:
-    """The shares of a node's allocatable CPU and memory that are requested, and in use."""
+def node_fill(view: DataView, node: Resource, pods: Sequence[Resource] | None) -> dict[str, Any]:
+    """The shares of a node's allocatable CPU and memory that are requested, and in use. What is
+    requested is unknown where pods are."""
     active = devices = 0
     cpu = memory = 0.0
-    for pod in pods:
+    for pod in pods or ():
         if is_active(pod):
             state = pod.state
             active += 1
@@ -149,12 +156,13 @@ def node_fill(view: DataView, node: Resource, pods: Sequence[Resource]) -> dict[
             memory += state.get("memory_request") or 0
             if "devices" in state:
                 devices += sum(state["devices"].values())
+    is_known = pods is not None
     return {
-        "active": active,
-        "cpu": share(cpu, node.state.get("cpu")),
-        "memory": share(memory, node.state.get("memory")),
+        "active": active if is_known else None,
+        "cpu": share(cpu, node.state.get("cpu")) if is_known else None,
+        "memory": share(memory, node.state.get("memory")) if is_known else None,
         "cpu_used": share(view.latest(node, "cpu"), node.state.get("cpu")),
         "memory_used": share(view.latest(node, "memory"), node.state.get("memory")),
         "devices": sum((node.state.get("devices") or {}).values()),
-        "devices_requested": devices,
+        "devices_requested": devices if is_known else None,
     }

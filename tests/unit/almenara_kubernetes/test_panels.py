@@ -18,7 +18,7 @@ from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import KINDS, NODE_METRICS, POD_METRICS
 from almenara_kubernetes.panels import pages, panels
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
-from support.kubernetes_panels import pod, render
+from support.kubernetes_panels import plain, pod, render
 
 EVERY = (
     "glance", "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
@@ -262,6 +262,23 @@ async def test_sums_leave_out_pods_that_have_succeeded_or_failed_and_only_those(
     table = await render("workloads", [*evicted, leaving])
     assert re.search(r"1 GiB|1\.0 GiB", table)
     assert "22" not in re.sub(r"<[^>]*>", " ", table)
+
+
+@pytest.mark.anyio
+async def test_requests_of_a_node_are_unknown_where_pods_are_not_watched() -> None:
+    state = {"cpu": 8.0, "memory": 2.0**34, "pods": 110, "devices": {"nvidia.com/gpu": 4.0}}
+    node = Resource(kind="kubernetes.node", name="n", status="Ready", state=state)
+    elsewhere = pod("a", namespace="other/shop")
+
+    for signals in ([node], [node, elsewhere]):
+        page = plain(await render("node", signals, name="n")).replace("\u2013", "none")
+        assert "none of 110 pods" in page
+        assert "requests none of 8 cores" in page
+        assert "4 nvidia.com/gpu, requests none" in page
+        tile = plain(await render("nodes", signals)).replace("\u2013", "none")
+        assert "CPU none Mem none GPU none/4" in tile
+    idle = plain(await render("nodes", [node, pod("a", node="m")]))
+    assert "CPU 0.0 % Mem 0.0 % GPU 0/4" in idle
 
 
 @pytest.mark.anyio
