@@ -12,7 +12,7 @@ import msgspec
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity
 from almenara.units import MINUTE, SECOND
-from almenara_kubernetes.mapping.certificates import EXPIRES_SOON
+from almenara_kubernetes.mapping.certificates import expires_soon_at
 from almenara_kubernetes.mapping.nodes import is_pressure
 from almenara_kubernetes.mapping.workloads import COMPLETE, ROLLOUT_OF, STALLED
 
@@ -235,14 +235,16 @@ def node_transitions(before: Resource | None, after: Resource) -> Iterator[Trans
 
 
 def certificate_transitions(before: Resource | None, after: Resource) -> Iterator[Transition]:
-    """A certificate comes within 14 days of its end, or expires."""
-    expires = after.state.get("expires")
+    """A certificate comes near its end without being renewed, or expires."""
+    state = after.state
+    expires = state.get("expires")
     if expires is None or (before is not None and before.status == after.status):
         return
-    data = {"names": after.state.get("names", ""), "expires_at": expires}
+    data = {"names": state.get("names", ""), "expires_at": expires}
     if after.status == "Expires soon":
         yield Transition(
-            type="certificate.expires_soon", key=f"soon/{expires}", time=expires - EXPIRES_SOON,
+            type="certificate.expires_soon", key=f"soon/{expires}",
+            time=expires_soon_at(expires, state.get("issued"), state.get("renewal")),
             severity=Severity.WARN, data=data,
         )  # fmt: skip
     elif after.status == "Expired":
