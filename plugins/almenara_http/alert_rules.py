@@ -2,16 +2,8 @@
 
 from typing import Final
 
-from almenara.hookspecs import (
-    AlertRule,
-    Condition,
-    ResourceCondition,
-    ResourceLink,
-    SampleCondition,
-)
-from almenara_http.source import HOST, KIND
-
-DAYS: Final = 86_400.0
+from almenara.hookspecs import AlertRule, Condition, ResourceCondition, ResourceLink
+from almenara_http.source import EXPIRES_SOON, HOST, KIND
 
 RULES: Final = (
     AlertRule(
@@ -32,9 +24,12 @@ RULES: Final = (
     ),
     AlertRule(
         name="http-certificate-expires",
-        when=Condition(sample=SampleCondition(metric="tls_expires_in", kind=KIND, below=7 * DAYS)),
+        when=Condition(
+            resource=ResourceCondition(kind=KIND, field="certificate", equals=EXPIRES_SOON)
+        ),
+        severity="WARN",
         annotations={
-            "summary": "The certificate of check {{ name }} expires in {{ value|duration }}"
+            "summary": "The certificate of check {{ name }} expires at {{ state.expires|moment }}"
         },
     ),
 )

@@ -1,4 +1,4 @@
-"""The expiry of the certificates that a server presents.
+"""The validity of the certificates that a server presents.
 
 Python decodes a peer's certificate only if it has verified it, so the validity is read from the DER
 encoding: Certificate and Validity in RFC 5280, section 4.1.
@@ -9,19 +9,34 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 SEQUENCE: Final = 0x30
 EXPLICIT_VERSION: Final = 0xA0
 UTC_TIME: Final = 0x17
 GENERALIZED_TIME: Final = 0x18
+SECONDS_PER_DAY: Final = 86_400.0
+LATE_SHARE: Final = 4
 
 
-def earliest_expiry(tls: ssl.SSLObject) -> float | None:
-    """When the first certificate of the presented chain expires, in seconds since the epoch.
+class Validity(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """The validity of a certificate, in seconds since the epoch; sorts by its end."""
 
-    None where no certificate can be read.
-    """
-    expiries = [parse_not_after(der) for der in _presented_chain(tls)]
-    return min((expiry for expiry in expiries if expiry is not None), default=None)
+    expires: float
+    issued: float
+
+    def expires_soon_at(self, days: float) -> float:
+        """When it counts as expiring soon: so many days before its end, at most in the last quarter
+        of its lifetime, since it may live for a day. Renewals are due in the last third."""
+        lifetime = max(self.expires - self.issued, 0.0)
+        return self.expires - min(days * SECONDS_PER_DAY, lifetime / LATE_SHARE)
+
+
+def first_to_expire(tls: ssl.SSLObject) -> Validity | None:
+    """The validity of the certificate of the presented chain that expires first; None where no
+    certificate can be read."""
+    validities = [parse_validity(der) for der in _presented_chain(tls)]
+    return min((each for each in validities if each is not None), default=None)
 
 
 def _presented_chain(tls: Any) -> Iterable[bytes]:
@@ -38,8 +53,8 @@ def _presented_chain(tls: Any) -> Iterable[bytes]:
     return [leaf] if leaf else []
 
 
-def parse_not_after(der: bytes) -> float | None:
-    """The `notAfter` of a certificate, in seconds since the epoch; None where it is malformed."""
+def parse_validity(der: bytes) -> Validity | None:
+    """The validity of a certificate; None where it is malformed."""
     try:
         _, certificate, _ = _read_element(der, 0)
         _, to_be_signed, _ = _read_element(certificate, 0)
@@ -50,9 +65,10 @@ def parse_not_after(der: bytes) -> float | None:
         tag, validity, _ = _read_element(to_be_signed, position)
         if tag != SEQUENCE:
             return None
-        _, _, position = _read_element(validity, 0)
-        tag, text, _ = _read_element(validity, position)
-        return _parse_time(tag, text.decode("ascii"))
+        tag, not_before, position = _read_element(validity, 0)
+        issued = _parse_time(tag, not_before.decode("ascii"))
+        tag, not_after, _ = _read_element(validity, position)
+        return Validity(expires=_parse_time(tag, not_after.decode("ascii")), issued=issued)
     except (IndexError, ValueError):
         return None
 

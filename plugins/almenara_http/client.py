@@ -20,7 +20,7 @@ from almenara.sdk.http import (
     is_same_server,
     trust_context,
 )
-from almenara_http.certificates import earliest_expiry
+from almenara_http.certificates import Validity, first_to_expire
 from almenara_http.conditions import ResponseContent, explain_failure, parse_condition
 from almenara_http.decoding import BodyDecoder
 from almenara_http.settings import CheckSettings, parse_codes
@@ -44,9 +44,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     latency: float | None = None
     """Seconds from the request until the body was read; None without a complete response."""
     code: int | None = None
-    expires: float | None = None
-    """When the first certificate of the chain expires, over all redirects, in seconds since the
-    epoch; None without TLS."""
+    validity: Validity | None = None
+    """That of the certificate that expires first, of the chains of all redirects; None without
+    TLS."""
     size: int = 0
     """Bytes of the body that were read."""
     version: str | None = None
@@ -63,14 +63,14 @@ class RefusedRedirect(Exception):  # noqa: N818
 
 async def perform_check(check: CheckSettings, resolver: Resolver | None = None) -> Outcome:
     """Send the request of a check; every failure is part of the outcome."""
-    expiries: list[float] = []
+    validities: list[Validity] = []
 
     async def record_certificate(response: httpx.Response) -> None:
         # Called for each redirect as well, while its connection is still open.
         stream = response.extensions.get("network_stream")
         tls: ssl.SSLObject | None = stream.get_extra_info("ssl_object") if stream else None
-        if tls is not None and (expires := earliest_expiry(tls)) is not None:
-            expiries.append(expires)
+        if tls is not None and (validity := first_to_expire(tls)) is not None:
+            validities.append(validity)
 
     try:
         client = _create_client(check, resolver, record_certificate)
@@ -98,7 +98,7 @@ async def perform_check(check: CheckSettings, resolver: Resolver | None = None) 
         failure=None if failure is None else _redact(failure, check),
         latency=latency,
         code=response.status_code,
-        expires=min(expiries, default=None),
+        validity=min(validities, default=None),
         size=len(body),
         version=response.http_version,
         location=_find_location(check, response),

@@ -88,7 +88,8 @@ class CheckSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     key_password: Secret | None = None
     """Password of an encrypted private key."""
     expiry_days: Annotated[float, msgspec.Meta(ge=0)] = 14.0
-    """Days before the expiry of a certificate at which a warning is published."""
+    """Days before the expiry of a certificate at which a warning is published, at most a quarter of
+    its lifetime."""
 
     def __post_init__(self) -> None:
         parse_http_url(self.url, f"check {self.name}", "use user and password")

@@ -5,7 +5,7 @@ import heapq
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +15,7 @@ from almenara.sdk import HealthAggregator, Snapshots, monotonic, now, redact_url
 from almenara.sdk.http import Resolver
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.units import DAY, SECOND
+from almenara_http.certificates import Validity
 from almenara_http.client import Outcome, perform_check
 from almenara_http.maintenance import maintenance_end
 from almenara_http.settings import CheckSettings, HttpSettings
@@ -32,6 +33,9 @@ LATE_SHARE: Final = 0.5
 FAST_SHARE: Final = 0.8
 """Share of `slow_after` below which a slow check responds fast again, unless `fast_below` is set: a
 latency around one threshold would change the status again and again."""
+ALERT_DAYS: Final = 7.0
+"""Days before the expiry of a certificate from which on there is an alert."""
+EXPIRES_SOON: Final = "expires soon"
 Status = Literal["up", "slow", "down", "maintenance"]
 SEVERITIES: Final[dict[Status, Severity]] = {
     "up": Severity.INFO,
@@ -56,6 +60,8 @@ class CheckState(msgspec.Struct):
     slow."""
     expiring: float | None = None
     """The expiry that a warning was published for, in seconds since the epoch."""
+    validity: Validity | None = None
+    """That of the certificate that expires first, as of the last response."""
 
 
 class ScheduledCheck(msgspec.Struct, order=True):
@@ -214,6 +220,8 @@ def evaluate(
     if until is not None:
         # What happens within a window counts neither for nor against the check afterwards.
         state.failures = state.successes = state.deviations = 0
+    if outcome.validity is not None or outcome.failure is None:
+        state.validity = outcome.validity
     reason = _reason(outcome, until)
     if status != state.status:
         if state.status is not None or status == "down":
@@ -230,13 +238,13 @@ def evaluate(
         signals.append(
             Sample(kind=KIND, name=check.name, metric="latency", value=outcome.latency, unit="s")
         )
-    if outcome.expires is not None:
-        left = outcome.expires - moment / SECOND
+    if outcome.validity is not None:
+        left = outcome.validity.expires - moment / SECOND
         signals.append(
             Sample(kind=KIND, name=check.name, metric="tls_expires_in", value=left, unit="s")
         )
     signals += events
-    return (_resource(check, state, outcome, reason), *signals)
+    return (_resource(check, state, outcome, reason, moment), *signals)
 
 
 def _next_status(check: CheckSettings, state: CheckState, outcome: Outcome) -> Status:
@@ -279,7 +287,7 @@ def _reason(outcome: Outcome, until: int | None) -> str | None:
 
 
 def _resource(
-    check: CheckSettings, state: CheckState, outcome: Outcome, reason: str | None
+    check: CheckSettings, state: CheckState, outcome: Outcome, reason: str | None, moment: int
 ) -> Resource:
     status = state.status or "down"
     if status == "down" and reason is None:
@@ -303,8 +311,20 @@ def _resource(
             "failures": state.failures,
             "since": state.since,
             "bytes": outcome.size,
+            **_certificate_state(state.validity, moment),
         },
     )
+
+
+def _certificate_state(validity: Validity | None, moment: int) -> dict[str, Any]:
+    """When the certificate expires, and whether that is soon enough for an alert."""
+    if validity is None:
+        return {}
+    is_soon = moment / SECOND >= validity.expires_soon_at(ALERT_DAYS)
+    return {
+        "expires": round(validity.expires * SECOND),
+        **({"certificate": EXPIRES_SOON} if is_soon else {}),
+    }
 
 
 def _change_event(
@@ -335,15 +355,16 @@ def _change_event(
 def _expiry_event(
     check: CheckSettings, state: CheckState, outcome: Outcome, moment: int
 ) -> Event | None:
-    if outcome.expires is None or outcome.expires == state.expiring:
+    validity = outcome.validity
+    if validity is None or validity.expires == state.expiring:
         return None
-    days = (outcome.expires * SECOND - moment) / DAY
-    if days > check.expiry_days:
+    if moment / SECOND < validity.expires_soon_at(check.expiry_days):
         return None
-    state.expiring = outcome.expires
+    state.expiring = validity.expires
+    days = (validity.expires * SECOND - moment) / DAY
     expiry = "has expired" if days < 0 else f"expires in {days:.1f} days"
     return Event(
-        id=f"{check.name}/expiring/{outcome.expires:.0f}",
+        id=f"{check.name}/expiring/{validity.expires:.0f}",
         source=f"http/{check.name}",
         type=f"{KIND}.tls_expiring",
         subject=check.name,

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from almenara.clock import clock_at
 from almenara.config import ConfigError, Secret, decode_settings
 from almenara.sdk.http import Resolver, trust_context
-from almenara.signals import Event, Resource, Sample, Severity
+from almenara.signals import Event, Resource, Sample, Severity, now
 from almenara.testing.source_run import MemoryContext, SourceRun
+from almenara.units import DAY
 from almenara_http.client import Outcome, perform_check
 from almenara_http.doctor import diagnose
 from almenara_http.settings import CheckSettings, HttpSettings
@@ -79,22 +81,26 @@ async def test_refused_connection_is_described() -> None:
 
 
 async def test_certificate_is_verified_and_expiry_warned_once(tmp_path: Path) -> None:
-    tls = issue_self_signed(tmp_path, days=5)
+    tls = issue_self_signed(tmp_path, days=40)
     async with serving(answering(), tls) as url:
         stranger = await perform_check(check(url))
         assert "the certificate is not valid: self-signed" in (stranger.failure or "")
         trusting = check(url, ca=tmp_path / "cert.pem")
         state, outcome = CheckState(), await perform_check(trusting)
         assert outcome.failure is None
-        warnings = [
-            signal for signal in evaluate(trusting, state, outcome) if isinstance(signal, Event)
-        ]
-        assert [event.type for event in warnings] == ["http.check.tls_expiring"]
-        assert re.search("expires in (5.0|4.9) days", warnings[0].data["reason"])
-        again = [
-            signal for signal in evaluate(trusting, state, outcome) if isinstance(signal, Event)
-        ]
-        assert again == []
+
+    def warnings(days: int) -> list[Event]:
+        """The events so many days from now."""
+        with clock_at(now() + days * DAY):
+            signals = evaluate(trusting, state, outcome)
+        return [signal for signal in signals if isinstance(signal, Event)]
+
+    # It is in the last quarter of its lifetime 10 days before its end.
+    assert warnings(29) == []
+    (warning,) = warnings(35)
+    assert warning.type == "http.check.tls_expiring"
+    assert re.search("expires in (5.0|4.9) days", warning.data["reason"])
+    assert warnings(35) == []
 
 
 async def test_check_is_down_after_attempts_with_one_event_id() -> None:
@@ -369,8 +375,8 @@ async def test_expiry_is_read_without_verification_and_over_redirects(tmp_path: 
         async with serving(redirect, soon) as url:
             outcome = await perform_check(check(url, verify=False, follow_redirects=True))
     assert outcome.failure is None
-    assert outcome.expires is not None
-    assert 2.9 < (outcome.expires - time.time()) / 86_400 < 3.1
+    assert outcome.validity is not None
+    assert 2.9 < (outcome.validity.expires - time.time()) / 86_400 < 3.1
 
 
 async def test_unexpected_redirect_names_its_target_without_query() -> None:

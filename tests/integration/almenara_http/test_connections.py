@@ -153,7 +153,7 @@ async def test_version_is_negotiated_as_curl_does(tmp_path: Path, is_offered: bo
         refused = await perform_check(check(url, http2=is_offered, ca=authority.path))
     assert (outcome.failure, outcome.version) == (None, f"HTTP/{expected}")
     assert reference["http_version"] == expected
-    assert outcome.expires is not None
+    assert outcome.validity is not None
     assert refused.failure is not None
 
 

@@ -68,8 +68,8 @@ CASES: dict[str, Signal] = {
     "nats-stream-offline": resource("nats.stream", "offline"),
     "http-check-down": resource("http.check", "down", state={"reason": "refused"}),
     "http-host-down": resource("http.host", "down", state={"checks": 2, "down": 2}),
-    "http-certificate-expires": Sample(
-        kind="http.check", name="a", metric="tls_expires_in", value=86_400.0, time=START
+    "http-certificate-expires": resource(
+        "http.check", "up", "INFO", state={"certificate": "expires soon", "expires": START}
     ),
     "prometheus-target-down": resource("prometheus.target", "down"),
     "valkey-deployment-down": resource("valkey.deployment", "no primary"),

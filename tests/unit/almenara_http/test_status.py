@@ -2,10 +2,14 @@
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
+from almenara.clock import clock_at
 from almenara.signals import Event, Resource, Sample
+from almenara.units import SECOND
 from almenara_http import source
+from almenara_http.certificates import Validity
 from almenara_http.client import Outcome
 from almenara_http.maintenance import MaintenanceWindow
 from almenara_http.settings import CheckSettings
@@ -115,3 +119,24 @@ def test_cron_window_ends_after_its_duration(time: str, end: str | None) -> None
 def test_incomplete_window_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"start and end .* or cron and duration"):
         MaintenanceWindow(**settings)  # type: ignore[arg-type]
+
+
+def test_certificate_is_about_to_expire_until_a_response_has_another() -> None:
+    shop, state = check(), CheckState()
+    day = Validity(issued=0.0, expires=86_400.0)
+    renewed = Validity(issued=70_000.0, expires=156_400.0)
+
+    def fields(outcome: Outcome, seconds: int) -> tuple[object, object]:
+        with clock_at(seconds * SECOND):
+            resource, *_ = evaluate(shop, state, outcome)
+        return resource.state.get("expires"), resource.state.get("certificate")
+
+    secured = msgspec.structs.replace(answered(), validity=day)
+    assert fields(secured, 64_799) == (86_400 * SECOND, None)
+    assert fields(secured, 64_800) == (86_400 * SECOND, "expires soon")
+    # A check that fails before the handshake knows of no other certificate.
+    assert fields(FAILED, 64_801) == (86_400 * SECOND, "expires soon")
+    another = msgspec.structs.replace(answered(), validity=renewed)
+    assert fields(another, 70_001) == (156_400 * SECOND, None)
+    # Without TLS.
+    assert fields(answered(), 70_002) == (None, None)
