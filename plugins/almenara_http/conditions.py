@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.sdk import compile_expression, suggest
+from almenara.sdk import compile_expression, is_secret_name, suggest
 
 SUBJECTS: Final = ("json", "header", "body", "version")
 ORDERS: Final[dict[str, Callable[[float, float], bool]]] = {
@@ -33,7 +33,6 @@ HEADER: Final = re.compile(r"[A-Za-z0-9_.-]+")
 LONGEST: Final = 1_000
 SHOWN: Final = 60
 """Characters of a value that a failure shows."""
-SECRET_NAME: Final = re.compile(r"(?i)passw|secret|token|authorization|cookie|credential|api.?key")
 
 Path = tuple[str | int, ...]
 
@@ -94,7 +93,7 @@ def parse_condition(text: str) -> Condition:
 
 def is_secret(path: Path) -> bool:
     """Whether the value at a path or of a header may be a secret, by its name."""
-    return SECRET_NAME.search(" ".join(map(str, path))) is not None
+    return any("token" in part.lower() or is_secret_name(part) for part in map(str, path))
 
 
 def _split_word(text: str) -> tuple[str, str]:

@@ -6,18 +6,16 @@ from typing import Any, Final
 
 import yaml
 
+from almenara.sdk import is_secret_name, mask_secrets
+
 MASKED: Final = "(masked)"
 LONGEST_TEXT: Final = 2_000
 """Characters of one text."""
 PARTS: Final = 20_000
 """Values of one object."""
 DEPTH: Final = 40
-SECRET_NAME: Final = re.compile(
-    r"passw|passphrase|secret|token|credential|api[-_.]?key|private[-_.]?key|access[-_.]?key"
-    r"|auth(?!or)|bearer|cookie|dsn\b|connection[-_.]?string|last-applied",
-    re.IGNORECASE,
-)
-"""Names of members that may hold secrets."""
+LAST_APPLIED: Final = "last-applied"
+"""Part of the names of annotations that hold a copy of the object."""
 REFERENCES: Final = frozenset((
     "secretName", "secretKeyRef", "secretRef", "secret", "tokenExpirationSeconds",
     "serviceAccountToken", "automountServiceAccountToken", "imagePullSecrets",
@@ -25,18 +23,6 @@ REFERENCES: Final = frozenset((
 ))  # fmt: skip
 """Names of members that only refer to a secret."""
 ARGUMENT: Final = re.compile(r"^(-{0,2}[\w.-]+)(?:(=|:\s*)(.+))?$", re.DOTALL)
-SECRET_TEXT: Final = (
-    re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),
-    re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL),
-    re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
-    re.compile(r"(?<=bearer )[\w.~+/=-]{8,}|(?<=basic )[\w+/=]{8,}", re.IGNORECASE),
-    re.compile(
-        r"(?<![\w-])((?:[\w-]*(?:passw(?:or)?d|secret|token|api[-_]?key|credential)[\w-]*)"
-        r"[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]+",
-        re.IGNORECASE,
-    ),
-)
-"""Secrets in any text: passwords in addresses, keys, tokens, `password=`."""
 COMMAND_LINES: Final = frozenset(("command", "args"))
 DROPPED_METADATA: Final = ("managedFields", "selfLink")
 
@@ -93,7 +79,7 @@ class _Walk:
         if name == "annotations" and isinstance(value, dict):
             masked = {key: _annotation(annotation) for key, annotation in value.items()}
             return self.mapping(masked, depth + 1)
-        if name not in REFERENCES and SECRET_NAME.search(name) and isinstance(value, str) and value:
+        if isinstance(value, str) and value and _holds_secret(name):
             return MASKED
         return self._value(value, depth + 1)
 
@@ -121,6 +107,10 @@ class _Walk:
             self.left_out = f"only the first {PARTS:,} values are shown"
             return False
         return True
+
+
+def _holds_secret(name: str) -> bool:
+    return name not in REFERENCES and (is_secret_name(name) or LAST_APPLIED in name)
 
 
 def _without_value(entry: Any) -> Any:
@@ -151,7 +141,7 @@ def mask_arguments(values: Sequence[Any]) -> list[Any]:
             continue
         is_secret = False
         argument = value
-        if match is not None and SECRET_NAME.search(match[1]):
+        if match is not None and is_secret_name(match[1]):
             if match[3]:
                 argument = f"{match[1]}{match[2]}{MASKED}"
             else:
@@ -162,12 +152,7 @@ def mask_arguments(values: Sequence[Any]) -> list[Any]:
 
 def mask_text(text: str) -> str:
     """A text without secrets, and no longer than is displayed."""
-    for pattern in SECRET_TEXT:
-        text = pattern.sub(_mask_match, text)
+    text = mask_secrets(text, MASKED)
     if len(text) > LONGEST_TEXT:
         return f"{text[:LONGEST_TEXT]}\u2026 ({len(text):,} characters)"
     return text
-
-
-def _mask_match(match: "re.Match[str]") -> str:
-    return (match[1] if match.re.groups else "") + MASKED

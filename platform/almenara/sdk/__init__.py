@@ -13,6 +13,7 @@ from almenara.errors import (
     describe_error,
 )
 from almenara.event_types import type_from_address
+from almenara.likely_secrets import is_secret_name, mask_secrets
 from almenara.patterns import compile_expression, compile_pattern
 from almenara.sdk.blocking_client import BlockingClient, blocking
 from almenara.sdk.health import HealthAggregator
@@ -46,8 +47,10 @@ __all__ = [
     "every",
     "finish_within",
     "honor_cancellation",
+    "is_secret_name",
     "join",
     "mark_unknown",
+    "mask_secrets",
     "monotonic",
     "now",
     "poll",

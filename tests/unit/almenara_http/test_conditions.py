@@ -69,6 +69,12 @@ def test_failure_shows_no_secret() -> None:
     assert failure == "json token is a text that may be a secret; expected: json token =="
 
 
+@pytest.mark.parametrize("path", ["requirepass", "data.tokens", "accessKey", "db.dsn"])
+def test_condition_about_a_secret_is_shown_without_its_value(path: str) -> None:
+    condition = parse_condition(f"json {path} == another-s3cret")
+    assert condition.text == f"json {path} =="
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

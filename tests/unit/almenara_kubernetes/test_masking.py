@@ -24,6 +24,16 @@ def shown(tree: dict[str, Any]) -> str:
         {"spec": {"template": {"spec": {"initContainers": [{"env": [{"value": PLANTED}]}]}}}},
         {"spec": {"containers": [{"args": [f"--password={PLANTED}", "--verbose"]}]}},
         {"spec": {"containers": [{"args": ["--api-key", PLANTED]}]}},
+        {"spec": {"containers": [{"args": ["redis-server", "--requirepass", PLANTED]}]}},
+        {"spec": {"containers": [{"args": [f"--requirepass={PLANTED}"]}]}},
+        {"spec": {"containers": [{"args": [f"--pass={PLANTED}"]}]}},
+        {"spec": {"containers": [{"args": ["--pass", PLANTED]}]}},
+        {"spec": {"containers": [{"args": ["--secret-key", PLANTED]}]}},
+        {"spec": {"containers": [{"args": ["--connection-string", f"Key={PLANTED}"]}]}},
+        {"spec": {"containers": [{"args": [f"PGPASSWORD={PLANTED}"]}]}},
+        {"spec": {"containers": [{"args": [f"amqp://user:{PLANTED}@host"]}]}},
+        {"spec": {"containers": [{"args": [f"https://{PLANTED}@host"]}]}},
+        {"spec": {"containers": [{"command": ["sh", "-c", f"run --requirepass {PLANTED}"]}]}},
         {"spec": {"containers": [{"command": ["sh", "-c", f"DB_PASSWORD='{PLANTED}' run"]}]}},
         {"spec": {"containers": [{"command": ["psql", f"postgres://me:{PLANTED}@db/x"]}]}},
         {"spec": {"containers": [{"livenessProbe": {"httpGet": {"httpHeaders": [
@@ -57,6 +67,18 @@ def test_mask_keeps_references_to_secrets() -> None:
             }],
         },
     }  # fmt: skip
+    assert mask(tree) == (tree, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--bypass", "a"], ["--bypass=a"], ["--compass", "a"], ["-p", "a"], ["--max-tokens", "9"],
+        ["--pass-host-header=true"], ["--image", "acme/auth:v1"], ["http://auth:8080/a@b"],
+    ],
+)  # fmt: skip
+def test_mask_keeps_other_arguments(arguments: list[str]) -> None:
+    tree = {"spec": {"containers": [{"args": arguments}]}}
     assert mask(tree) == (tree, "")
 
 

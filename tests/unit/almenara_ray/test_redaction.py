@@ -9,6 +9,8 @@ from almenara_ray.redaction import redact, redact_tree
     ("text", "redacted"),
     [
         ("python train.py --api-key=abc123 --epochs 3", "python train.py --api-key=*** --epochs 3"),
+        ("redis-server --requirepass hunter2", "redis-server --requirepass ***"),
+        ("x --pass=hunter2 --bypass=no", "x --pass=*** --bypass=no"),
         ("HF_TOKEN=hf_abc python x.py", "HF_TOKEN=*** python x.py"),
         ("run --password 'two words' now", "run --password *** now"),
         ("pip install https://me:pw@host/simple", "pip install https://***@host/simple"),
