@@ -50,7 +50,7 @@ class LogFollower:
         """Set while the index has everything that the log had when the session was opened."""
         self.was_caught_up = False
         """Whether it was set before: the index is not new."""
-        self._is_reading = False
+        self.is_reading = False
         """Whether the log delivers: servers without a leader still answer where the log ends."""
         self.bounds: LogBounds | None = None
         """Which messages the log has, as last observed."""
@@ -85,13 +85,13 @@ class LogFollower:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._is_reading = False
+            self.is_reading = False
             self.caught_up.clear()
 
     async def _apply_messages(self, session: LogSession, start: int) -> None:
         async for messages in session.read(start):
-            if not self._is_reading:
-                self._is_reading = True
+            if not self.is_reading:
+                self.is_reading = True
                 self._note_applied(self.applied)
             for message in messages:
                 await self._accept(message)
@@ -181,7 +181,7 @@ class LogFollower:
 
     def _note_applied(self, position: int) -> None:
         self.applied = position
-        is_complete = self._is_reading and position >= self._target
+        is_complete = self.is_reading and position >= self._target
         if is_complete and not self.caught_up.is_set():
             self.caught_up.set()
             self.was_caught_up = True

@@ -130,8 +130,9 @@ class LogLink:
         follower = self.follower
         if follower.caught_up.is_set() and (lag := follower.lag) <= MAX_LAG:
             return None
-        if self.session is None and follower.was_caught_up:
-            # Every replica has this problem, and pages still show what was stored.
+        if follower.was_caught_up and not follower.is_reading:
+            # Every replica has this problem, and pages still show what was stored. A session may be
+            # open: a server can be connected to while the log has no leader.
             return None
         if not follower.caught_up.is_set():
             return self.problem or "the history of this replica is built from the bus"

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from almenara.bus.shared import SharedBus
+from almenara.cancellation import cancel_and_wait
 from almenara.config import StorageSettings
 from almenara.hookspecs import LogBounds
 from almenara.signals import Severity
@@ -188,6 +189,24 @@ async def open_bus(
     raise AssertionError("no consumer was placed where the test needs one")
 
 
+@asynccontextmanager
+async def collect_readiness(bus: SharedBus) -> AsyncIterator[set[str]]:
+    """Collect why a replica is not ready, at any moment."""
+    reasons: set[str] = set()
+
+    async def collect() -> None:
+        while True:
+            if (reason := bus.not_ready) is not None:
+                reasons.add(reason)
+            await asyncio.sleep(0.005)
+
+    collecting = asyncio.create_task(collect())
+    try:
+        yield reasons
+    finally:
+        await cancel_and_wait(collecting)
+
+
 @pytest.mark.parametrize("reads_on", [True, False], ids=["reads on", "reads nothing"])
 async def test_replica_reports_a_bus_without_a_leader(
     cluster: list[NatsServer], tmp_path: Path, reads_on: bool
@@ -197,18 +216,27 @@ async def test_replica_reports_a_bus_without_a_leader(
     log = CountingLog(known.settings, known.bus)
     async with open_bus(tmp_path, log, cluster, reads_on) as bus:
         await bus.publish([make_event(1)], "test")
-        with capture_logs() as logs:
-            for server in cluster[1:]:
-                server.freeze()
-            try:
-                # The server that is left still answers where the log ends, and may deliver it.
-                await until(lambda: "has no leader" in (bus.write_problem or ""), "the cause", 60)
-                before = log.attempts
-                await until(lambda: log.attempts > before + 2, "further attempts", 180)
-            finally:
-                for server in cluster[1:]:
-                    server.thaw()
-        reports = [entry["event"] for entry in logs if "shared log" in entry["event"]]
-        assert reports == ["the shared log is not available"]
-        await until(lambda: bus.write_problem is None, "the bus", 180)
+        await until(lambda: bus.not_ready is None, "the start")
+        async with collect_readiness(bus) as reasons:
+            with capture_logs() as logs:
+                await wait_for_attempts(bus, log, cluster[1:])
+            reports = [entry["event"] for entry in logs if "shared log" in entry["event"]]
+            assert reports == ["the shared log is not available"]
+            await until(lambda: bus.write_problem is None, "the bus", 180)
+        # All replicas have this problem, so none of them may leave the load balancer.
+        assert reasons == set()
         await bus.publish([make_event(2)], "test")
+
+
+async def wait_for_attempts(bus: SharedBus, log: CountingLog, servers: list[NatsServer]) -> None:
+    """Freeze servers until the bus has tried several times to use the log without them."""
+    for server in servers:
+        server.freeze()
+    try:
+        # The server that is left still answers where the log ends, and may deliver it.
+        await until(lambda: "has no leader" in (bus.write_problem or ""), "the cause", 60)
+        before = log.attempts
+        await until(lambda: log.attempts > before + 2, "further attempts", 180)
+    finally:
+        for server in servers:
+            server.thaw()
