@@ -13,6 +13,7 @@ import structlog
 
 from almenara import __version__
 from almenara.alerting.notifications.dispatcher import Dispatcher
+from almenara.alerting.notifications.health import SOURCE
 from almenara.alerting.notifications.heartbeat import Heartbeat
 from almenara.alerting.notifications.receivers import check_alerting, create_receivers
 from almenara.alerting.service import Alerting, read_rules
@@ -293,7 +294,7 @@ async def notify(application: Application) -> None:
                 sender = Heartbeat(heartbeat, notifications, application.alerting)
                 group.create_task(sender.run(), name="heartbeat")
 
-    await application.leases.run("notifications", work, lambda: None)
+    await application.leases.run("notifications", work, lambda: None, origin=SOURCE)
 
 
 async def refresh_sessions(application: Application) -> None:
@@ -309,7 +310,7 @@ async def run_snapshots(application: Application) -> None:
     """Write snapshots of a shared bus while this replica has the lease for it, and report the
     newest one."""
     from almenara.bus.shared import SharedBus
-    from almenara.bus.snapshot_writer import SnapshotWriter
+    from almenara.bus.snapshot_writer import ORIGIN, SnapshotWriter
 
     settings, bus = application.services.settings, application.services.bus
     if not isinstance(bus, SharedBus):
@@ -323,7 +324,7 @@ async def run_snapshots(application: Application) -> None:
     await writer.remove_copies()
     async with asyncio.TaskGroup() as group:
         group.create_task(writer.watch(bus))
-        group.create_task(application.leases.run("snapshots", work, lambda: None))
+        group.create_task(application.leases.run("snapshots", work, lambda: None, origin=ORIGIN))
 
 
 def compose_notifications(

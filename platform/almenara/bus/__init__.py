@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -24,6 +24,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 StateChange = tuple[str, str, bytes | None]
 """Owner and key of a stored value, and the value; None deletes it."""
+MARKER: Final[StateChange] = ("almenara/log", "marker", None)
+"""A change that stores nothing. Once it is published, everything published before is stored, and
+what is published with an older token of the same origin is not."""
 
 
 class BusClosedError(Unavailable):

@@ -38,10 +38,18 @@ class Leases(Protocol):
         """Return the state of a source that another replica runs, as that has published it."""
 
     async def run(
-        self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False
+        self,
+        name: str,
+        work: Work,
+        on_standby: Callable[[], None],
+        *,
+        origin: str = "",
+        is_fenced: bool = False,
     ) -> None:
         """Run work whenever this replica has the lease of that name, until cancelled.
 
+        The work publishes with `origin`, by default the name of the lease. When it starts, all that
+        earlier holders have published is stored here, and nothing that they publish is any more.
         `on_standby` is called before each wait for the lease. Returns when the work returns.
         With `is_fenced` the work has no effect but what it publishes, so that it may go on for some
         time while another replica runs it too.
@@ -63,6 +71,12 @@ class SoleLeases:
         return None
 
     async def run(
-        self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False
+        self,
+        name: str,
+        work: Work,
+        on_standby: Callable[[], None],
+        *,
+        origin: str = "",
+        is_fenced: bool = False,
     ) -> None:
         await work(self._bus)

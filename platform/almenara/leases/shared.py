@@ -16,10 +16,10 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from almenara.bus import BusClosedError, StateChange
+from almenara.bus import MARKER, BusClosedError, StateChange
 from almenara.bus.log_state import FencedError
 from almenara.cancellation import cancel_and_wait, finish_within, run_in_task
-from almenara.errors import Unavailable, describe_error
+from almenara.errors import AlmenaraError, Unavailable, describe_error
 from almenara.leases import Work
 from almenara.leases.members import Members, SettingsDigests
 from almenara.leases.table import Entry, Holder, LeaseTable, choose_member, lease_key
@@ -46,6 +46,8 @@ GRACE: Final = 1.0
 """Seconds for which a free lease is left to the member that should have it."""
 SETTLE: Final = 5.0
 """Seconds for which another member must be the one that should have a lease, before it moves."""
+RETRY_INTERVAL: Final = 0.1
+"""Seconds after the loss of a lease until it is tried again, also where work cannot start."""
 RELEASE_TIMEOUT: Final = 1.0
 RELEASED: Final = "its work has ended"
 
@@ -76,8 +78,10 @@ class LeaseBus(Protocol):
 class Lease:
     """A lease that this replica waits for, or has."""
 
-    def __init__(self, name: str, *, is_fenced: bool = False) -> None:
+    def __init__(self, name: str, *, origin: str = "", is_fenced: bool = False) -> None:
         self.name, self.key, self.is_fenced = name, lease_key(name), is_fenced
+        self.origin = origin or name
+        """Of what is published under it; the log has the tokens by origin."""
         self.revision = 0
         """Of the last renewal; 0 while this replica does not have it."""
         self.token = 0
@@ -134,6 +138,23 @@ class FencedBus:
             raise
 
 
+async def run_under(bus: LeaseBus, lease: Lease, work: Work) -> bool:
+    """Run work under a lease that was acquired; return False where it was lost before that."""
+    publisher = FencedBus(bus, lease)
+    try:
+        # The work reads what earlier holders have stored, perhaps long before it publishes.
+        await publisher.publish((), lease.origin, (MARKER,))
+    except BusClosedError:
+        # The probes report it, and only a restart helps.
+        await asyncio.Event().wait()
+    except AlmenaraError as error:
+        log.warning("work cannot start", lease=lease.name, reason=describe_error(error))
+        return False
+    log.info("a lease is acquired and its work starts", lease=lease.name, token=lease.token)
+    await work(publisher)
+    return True
+
+
 class SharedLeases:
     """The leases of one replica. `run_keeper` keeps them; run it beside the sources."""
 
@@ -161,12 +182,15 @@ class SharedLeases:
         return "" if entry is None else entry.holder.replica
 
     async def run(
-        self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False
-    ) -> None:
-        lease = self._leases[name] = Lease(name, is_fenced=is_fenced)
+        self, name: str, work: Work, on_standby: Callable[[], None], *,
+        origin: str = "", is_fenced: bool = False,
+    ) -> None:  # fmt: skip
+        lease = self._leases[name] = Lease(name, origin=origin, is_fenced=is_fenced)
         try:
-            while not await self._run_once(lease, work, on_standby):
-                pass
+            while True:
+                if await self._run_once(lease, work, on_standby):
+                    return
+                await asyncio.sleep(RETRY_INTERVAL)
         finally:
             del self._leases[name]
 
@@ -178,14 +202,12 @@ class SharedLeases:
         self._changed.set()
         try:
             await lease.acquired.wait()
-            log.info("a lease is acquired and its work starts", lease=name, token=lease.token)
-            working = asyncio.ensure_future(work(FencedBus(self._bus, lease)))
+            working = asyncio.ensure_future(run_under(self._bus, lease, work))
             losing = asyncio.ensure_future(lease.lost.wait())
             try:
                 await asyncio.wait([working, losing], return_when=asyncio.FIRST_COMPLETED)
                 if working.done():
-                    working.result()
-                    return True
+                    return working.result()
                 log.info("a lease is lost and its work stops", lease=name, reason=lease.lost_reason)
             finally:
                 losing.cancel()
@@ -413,7 +435,7 @@ class SharedLeases:
             await self._put(session, lease.key, known, note)
             if acquired:
                 # Revisions start over when the leases are deleted; tokens must not.
-                token = max(acquired, await self._bus.newest_token(lease.name) + 1)
+                token = max(acquired, await self._bus.newest_token(lease.origin) + 1)
                 lease.set(acquired, token, moment)
         except asyncio.CancelledError:
             # Nothing else releases it, and it would expire only after its time to live.

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from almenara.bus import Record, StateChange
+from almenara.bus import MARKER, Record, StateChange
 from almenara.clock import monotonic, now
 from almenara.hookspecs import Processor, SourceReport
 from almenara.processors.fold import Fold
@@ -68,9 +68,9 @@ class ProcessorSource:
 
     async def run(self, publish: Commit, report: SourceReport) -> None:
         """Follow the log until cancelled."""
-        # Written after everything that an earlier run has queued, so that the state read below has
-        # all of it.
-        await publish((), [(self.owner, "run", str(now()).encode())])
+        # An earlier run of this process may have queued a commit, which the state read below must
+        # have.
+        await publish((), [MARKER])
         stored = await self._call(self.bus.load_all, self.owner)
         if CURSOR not in stored:
             stored[CURSOR] = str(self._first).encode()

@@ -1,8 +1,8 @@
 """Leases of two replicas on a real nats-server: who runs what, and when it moves."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,9 @@ from almenara.leases.members import SettingsDigests
 from almenara.leases.shared import FencedBus, Lease, SharedLeases
 from almenara.leases.table import MEMBER, Holder, lease_key
 from almenara.plugins.context import PluginContext
-from almenara.shared_log import LogSession
+from almenara.shared_log import LogMessage, LogSession
 from almenara.supervisor.runner import SourceRunner
+from almenara_nats.bus_log import JetStreamLog, JetStreamSession
 from support.bus import make_event
 from support.nats_source import until
 from support.replicas import replica, shared_log
@@ -49,12 +50,13 @@ class Runner:
         async def work(publisher: Publisher) -> None:
             self.running.add(source)
             try:
-                await publisher.publish([make_event(1, id=f"{self.leases.replica}")], source)
+                event = make_event(1, id=f"{self.leases.replica}")
+                await publisher.publish([event], f"of/{source}")
                 await asyncio.Event().wait()
             finally:
                 self.running.discard(source)
 
-        await self.leases.run(source, work, lambda: None)
+        await self.leases.run(source, work, lambda: None, origin=f"of/{source}")
 
 
 @asynccontextmanager
@@ -242,6 +244,109 @@ async def test_sources_of_a_replica_that_ends_need_no_time_limit_to_move(
         async with running(nats_server, tmp_path / "b", lease_ttl=60) as second:
             await until(lambda: bool(second.running), "sources on both", PATIENCE)
         await until(lambda: first.running == set(SOURCES), "all sources on one again", PATIENCE)
+
+
+class LaggingLog(JetStreamLog):
+    """A log whose messages arrive only while `delivers` is set."""
+
+    def __init__(self, log: JetStreamLog) -> None:
+        super().__init__(log.settings, log.bus)
+        self.delivers = asyncio.Event()
+        self.delivers.set()
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[JetStreamSession]:
+        async with super().connect() as session:
+            read = session.read
+
+            async def delay(start: int) -> AsyncIterator[Sequence[LogMessage]]:
+                async with aclosing(read(start)) as reading:
+                    async for messages in reading:
+                        await self.delivers.wait()
+                        yield messages
+
+            session.read = delay  # type: ignore[method-assign]
+            yield session
+
+
+class Worker:
+    """Runs work on one replica that notes which value it reads at its start."""
+
+    def __init__(self, bus: SharedBus, name: str) -> None:
+        self.bus, self.leases = bus, SharedLeases(bus, name)
+        self.values: list[bytes | None] = []
+        self.publisher: Publisher | None = None
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.leases.run_keeper())
+            group.create_task(self.leases.run("work", self.work, lambda: None, origin="worker"))
+
+    async def work(self, publisher: Publisher) -> None:
+        self.values.append(await self.bus.load("worker", "key"))
+        self.publisher = publisher
+        await asyncio.Event().wait()
+
+    async def save(self, value: bytes) -> None:
+        assert self.publisher is not None
+        await self.publisher.publish((), "worker", [("worker", "key", value)])
+
+
+async def test_work_starts_with_all_that_earlier_holders_have_stored(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = LaggingLog(shared_log(nats_server))
+    await log.prepare()
+    async with (
+        replica(nats_server, tmp_path / "a") as bus,
+        SharedBus(StorageSettings(dir=tmp_path / "b"), log) as lagging,
+        shared_log(nats_server).connect() as session,
+    ):
+        first, second = Worker(bus, "a"), Worker(lagging, "b")
+        task = asyncio.create_task(first.run())
+        await until(lambda: first.values == [None], "the first holder", PATIENCE)
+        log.delivers.clear()
+        await first.save(b"1")
+        await cancel_and_wait(task)
+        before = (await session.bounds()).last
+        task = asyncio.create_task(second.run())
+        while not second.values and (await session.bounds()).last == before:
+            await asyncio.sleep(0.02)
+        assert second.values == []
+        log.delivers.set()
+        await until(lambda: bool(second.values), "the second holder", PATIENCE)
+        assert second.values == [b"1"]
+        # The second holder has published nothing yet.
+        with pytest.raises(FencedError):
+            await first.save(b"2")
+        assert await lagging.load("worker", "key") == b"1"
+        await cancel_and_wait(task)
+        assert set(await lagging.load_all("almenara/log")) == {"position", "fence/worker"}
+
+
+async def test_next_holder_has_a_newer_token_in_a_bucket_that_was_created_again(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    client = await nats.connect(nats_server.url)
+    # Tokens that the revisions of the new bucket do not reach while the test lasts.
+    for _ in range(2_000):
+        await client.jetstream().publish(f"$KV.{log.bus.lease_bucket}.other", b"")
+    async with replica(nats_server, tmp_path / "a") as bus:
+        first, second = Worker(bus, "a"), Worker(bus, "b")
+        task = asyncio.create_task(first.run())
+        await until(lambda: first.values == [None], "the first holder", PATIENCE)
+        await first.save(b"1")
+        await cancel_and_wait(task)
+        await client.jetstream().delete_stream(f"KV_{log.bus.lease_bucket}")
+        await client.close()
+        await log.prepare()
+        task = asyncio.create_task(second.run())
+        await until(lambda: second.values == [b"1"], "the second holder", PATIENCE)
+        await second.save(b"2")
+        assert await bus.load("worker", "key") == b"2"
+        await cancel_and_wait(task)
 
 
 class SavingSource:

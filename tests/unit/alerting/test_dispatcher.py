@@ -16,6 +16,7 @@ from almenara.alerting.notifications.dispatcher import OWNER, Dispatcher
 from almenara.alerting.notifications.receivers import check_alerting, create_receivers
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.log_state import FencedError
+from almenara.bus.shared import SharedBus
 from almenara.config import AlertingSettings, StorageSettings, decode_settings
 from almenara.errors import NotFound
 from almenara.hookspecs import (
@@ -28,6 +29,7 @@ from almenara.hookspecs import (
 )
 from almenara.signals import Event, Resource, Signal, now
 from support.alerts import make_alert_resource
+from support.memory_log import LogView, MemoryLog
 
 pytestmark = pytest.mark.anyio
 FAST = {"group_wait": 0.05, "group_interval": 0.1}
@@ -75,7 +77,7 @@ async def bus(tmp_path: Path) -> AsyncIterator[EmbeddedBus]:
 
 
 def make_dispatcher(
-    bus: EmbeddedBus,
+    bus: EmbeddedBus | SharedBus,
     line: Line,
     *,
     names: Iterable[str] = ("ops",),
@@ -123,7 +125,7 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
             await asyncio.sleep(0.01)
 
 
-async def signals_of(bus: EmbeddedBus, prefix: str) -> list[Signal]:
+async def signals_of(bus: EmbeddedBus | SharedBus, prefix: str) -> list[Signal]:
     """The signals of the log whose type or kind starts with a prefix."""
     matches: list[Signal] = []
     if bus.last_sequence == 0:
@@ -139,14 +141,16 @@ async def signals_of(bus: EmbeddedBus, prefix: str) -> list[Signal]:
     return matches
 
 
-async def until_logged(bus: EmbeddedBus, kind: str, count: int = 1) -> None:
+async def until_logged(bus: EmbeddedBus | SharedBus, kind: str, count: int = 1) -> None:
     """Wait until the log has that many signals of a type or kind."""
     async with asyncio.timeout(30):
         while len(await signals_of(bus, kind)) < count:
             await asyncio.sleep(0.02)
 
 
-async def publish(bus: EmbeddedBus, status: str, fingerprint: str = "a", **fields: Any) -> None:
+async def publish(
+    bus: EmbeddedBus | SharedBus, status: str, fingerprint: str = "a", **fields: Any
+) -> None:
     alert = make_alert_resource(status, fingerprint, **{"time": now(), **fields})
     await bus.publish([alert], "alerts")
 
@@ -390,6 +394,35 @@ async def test_test_of_a_receiver_is_delivered_at_once(bus: EmbeddedBus) -> None
     line.failures["ops"] = [DeliveryError("status 403")]
     with pytest.raises(DeliveryError, match="status 403"):
         await dispatcher.send_test("ops")
+
+
+async def test_replica_that_lags_delivers_nothing_again(tmp_path: Path) -> None:
+    log, line = MemoryLog(), Line()
+    view = LogView(log)
+    settings = [StorageSettings(dir=tmp_path / name) for name in ("a", "b")]
+    async with (
+        SharedBus(settings[0], LogView(log)) as bus,
+        SharedBus(settings[1], view) as lagging,
+    ):
+
+        async def block() -> None:
+            # The other replica has the notification as one that waits.
+            await until(lambda: lagging.last_sequence == bus.last_sequence)
+            view.limit(len(log.messages))
+
+        line.failures["ops"].append(block)
+        async with running(make_dispatcher(bus, line)):
+            await publish(bus, "firing", "a")
+            await until_logged(bus, "almenara.notification.delivered")
+        count = len(log.messages)
+        async with running(make_dispatcher(lagging, line)):
+            await until(lambda: len(log.messages) > count)
+            view.limit(None)
+            await publish(bus, "firing", "b")
+            await until(lambda: len(line.sent["ops"]) == 2)
+    alerts = [[alert.fingerprint for alert in sent.alerts] for sent in line.sent["ops"]]
+    # Both are of one group, and the first notification is not repeated for the first alert.
+    assert alerts == [["a"], ["a", "b"]]
 
 
 async def test_lease_lost_while_a_publication_fails_ends_it(bus: EmbeddedBus) -> None:

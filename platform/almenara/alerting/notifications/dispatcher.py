@@ -23,7 +23,7 @@ from almenara.alerting.notifications.records import Entry
 from almenara.alerting.notifications.routes import Route
 from almenara.alerting.notifications.testing import send_test
 from almenara.alerting.notifications.worker import Outcome, ReadPoints, Worker
-from almenara.bus import Bus, Record
+from almenara.bus import MARKER, Bus, Record
 from almenara.clock import now, sleep
 from almenara.errors import NotFound, describe_error
 from almenara.hookspecs import ResourceKey
@@ -107,6 +107,8 @@ class Dispatcher:
         self._reset()
         while True:
             try:
+                # An earlier attempt may have queued a commit, which the state read below must have.
+                await self.publisher.publish((), SOURCE, [MARKER])
                 await self._delete_removed()
                 if not self.receivers:
                     return
