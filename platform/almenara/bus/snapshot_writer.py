@@ -1,12 +1,14 @@
 """Writes snapshots, on the replica that has the lease for it."""
 
 import asyncio
+import math
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Final, Protocol
 
 import msgspec
@@ -93,9 +95,12 @@ class SnapshotWriter:
         settings: BusSettings,
         replica: str,
         system_time: Callable[[], int] = now,
+        steady_time: Callable[[], float] = monotonic,
     ) -> None:
         self.folder, self._log, self.settings = folder, shared_log, settings
-        self.replica, self._now = replica, system_time
+        self.replica, self._now, self._monotonic = replica, system_time, steady_time
+        self.written_at = -math.inf
+        """When this process has written its last snapshot."""
 
     async def watch(self, bus: SnapshotSource) -> None:
         """Report the newest snapshot to the bus, on every replica, until cancelled."""
@@ -132,6 +137,10 @@ class SnapshotWriter:
         if bus.applied <= record.resume_at:
             return False
         age, interval = (self._now() - record.created) / SECOND, self.settings.snapshot_interval
+        if age < 0:
+            # The clock of its writer was ahead, or that of this replica is behind: nothing is known
+            # of its age. What this process has written itself is in order by another clock.
+            return self._monotonic() - self.written_at >= min(EARLIEST, interval)
         if age >= interval:
             return True
         is_close = bus.bounds is not None and is_close_to_start(record, bus.bounds)
@@ -169,6 +178,7 @@ class SnapshotWriter:
             # A thread goes on when its caller is cancelled, and would delay the end of the process.
             stopping.set()
             await self.remove_copies()
+        self.written_at = self._monotonic()
         log.info("a snapshot was written", position=manifest.position, size=manifest.size)
         return manifest
 
