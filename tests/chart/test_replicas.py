@@ -286,4 +286,12 @@ def test_history_moves_to_the_shared_bus(cluster: Cluster, tmp_path: Path) -> No
         )  # fmt: skip
         with product(cluster, tmp_path / "three", tmp_path, tmp_path / "empty") as replica:
             assert of_fleet(replica) == before
+        # The claim is left in the values of a later upgrade.
+        (tmp_path / "later").mkdir()
+        with hook_job(cluster, claim, tmp_path / "later") as outputs:
+            cluster.helm.upgrade(CHART, "rel", values)
+        assert "was moved to the shared log before" in outputs[0]
+        assert "ALMENARA_BUS: unchanged" in outputs[1]
+        with product(cluster, tmp_path / "four", tmp_path, tmp_path / "new") as replica:
+            assert of_fleet(replica) == before
         cluster.helm.uninstall("rel")

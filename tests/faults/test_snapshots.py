@@ -171,6 +171,19 @@ async def test_old_snapshots_are_deleted(nats_server: NatsServer, tmp_path: Path
     assert names == expected.union(*(manifest.parts for manifest in manifests[1:]))
 
 
+async def test_late_snapshot_deletes_no_newer_one(nats_server: NatsServer, tmp_path: Path) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await publish(bus, 0, 100)
+    async with replica(nats_server, tmp_path / "b") as bus:
+        await publish(bus, 100, 100)
+        newer = await write_two(bus, tmp_path / "b", log)
+    await SnapshotWriter(tmp_path / "a", log, BusSettings(), "a").write(None)
+    names = await object_names(nats_server)
+    assert names == {manifest.name for manifest in newer}.union(*(each.parts for each in newer))
+
+
 async def test_lagging_replica_starts_from_a_snapshot(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
@@ -192,7 +205,7 @@ async def test_lagging_replica_starts_from_a_snapshot(
 
 
 async def write_two(bus: SharedBus, folder: Path, log: SharedLog) -> tuple[Manifest, Manifest]:
-    """Write a snapshot of 100 events, and one of 200."""
+    """Write a snapshot after 100 events, and one after further 100."""
     writer = SnapshotWriter(folder, log, BusSettings(), "a")
     manifests = []
     for start in (0, 100):

@@ -35,7 +35,7 @@ from almenara.bus.writer_thread import DATABASE
 from almenara.clock import now
 from almenara.config import BusSettings
 from almenara.errors import AlmenaraError, describe_error
-from almenara.shared_log import LogBounds, SharedLog, SharedObjects
+from almenara.shared_log import LogBounds, LogSession, SharedLog, SharedObjects
 from almenara.signals import Signal
 from almenara.units import SECOND
 
@@ -173,7 +173,7 @@ class SnapshotWriter:
                 if publisher is not None:
                     # Refused where another replica writes snapshots by now: nothing is deleted.
                     await publisher.publish((), ORIGIN, [record_change(manifest)])
-                await self._delete_old(objects, manifest)
+                await self._delete_old(session, manifest)
         finally:
             # A thread goes on when its caller is cancelled, and would delay the end of the process.
             stopping.set()
@@ -186,12 +186,16 @@ class SnapshotWriter:
         """Remove what a snapshot, also of a process that was killed, has left in the folder."""
         await asyncio.to_thread(shutil.rmtree, self.folder / COPIES, ignore_errors=True)
 
-    async def _delete_old(self, objects: SharedObjects, newest: Manifest) -> None:
+    async def _delete_old(self, session: LogSession, written: Manifest) -> None:
+        objects = session.snapshots
+        manifests = await read_manifests(objects, await objects.names())
+        # Requested after them, so that it is not older than any.
+        bounds = await session.bounds()
         manifests = [
             manifest
-            for manifest in await read_manifests(objects, await objects.names())
-            # A later one is of messages that the log has lost.
-            if manifest.identity == newest.identity and manifest.position <= newest.position
+            for manifest in manifests
+            # One that is later than the log is of messages that the log has lost.
+            if manifest.identity == written.identity and manifest.position <= bounds.last
         ]
         retained = manifests[: self.settings.snapshot_count]
         names = {manifest.name for manifest in retained}

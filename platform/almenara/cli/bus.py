@@ -53,8 +53,10 @@ def copy(context: click.Context, config: Path | None, target: str) -> None:
             raise ConfigError("bus.kind is embedded; set it to the kind of the shared bus.")
         folder = settings.storage.dir
         if target == "shared":
-            results.append(await copy_to_shared(folder, shared_log, settings.bus))
-            if settings.bus.secret is not None:
+            result = await copy_to_shared(folder, shared_log, settings.bus)
+            results.append(result.description)
+            # What was deleted since must not be shared again.
+            if settings.bus.secret is not None and not result.is_done_before:
                 results.append(await share_stored(folder, shared_log, settings.bus.secret))
         else:
             results.append(await copy_to_embedded(folder, shared_log))
