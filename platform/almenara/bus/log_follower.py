@@ -76,6 +76,8 @@ class LogFollower:
         """
         bounds = self.bounds = await session.bounds()
         start = self._find_start(bounds)
+        # What is incomplete is read again, as the session before has ended at any moment.
+        self._assembler = PartAssembler()
         self._identity, self._target = bounds.identity, bounds.last
         self._unreached.clear()
         try:
@@ -138,7 +140,7 @@ class LogFollower:
                     f"the shared log has another message {message.position:,} than the one that"
                     " this replica has applied: it has lost its newest messages"
                 )
-            self._assemble(message)
+            self._assemble(message, is_repeated=True)
             return
         completed = self._assemble(message)
         batch_id, batch = b"", LogBatch("", 0)
@@ -168,9 +170,11 @@ class LogFollower:
         self.queued = at
         self.index.apply(entry)
 
-    def _assemble(self, message: LogMessage) -> tuple[bytes, bytes] | None:
+    def _assemble(
+        self, message: LogMessage, *, is_repeated: bool = False
+    ) -> tuple[bytes, bytes] | None:
         try:
-            return self._assembler.add(message)
+            return self._assembler.add(message, is_repeated=is_repeated)
         except ValueError as error:
             report_invalid(message, error)
             return None

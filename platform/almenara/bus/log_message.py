@@ -119,15 +119,21 @@ class PartAssembler:
     def __init__(self) -> None:
         self._open: dict[bytes, OpenBatch] = {}
 
-    def add(self, message: LogMessage) -> tuple[bytes, bytes] | None:
+    def add(self, message: LogMessage, *, is_repeated: bool = False) -> tuple[bytes, bytes] | None:
         """Return the id and the content of the batch that a message completes; None where parts
-        are missing. Raises `ValueError` for a message that is not a part."""
+        are missing. Raises `ValueError` for a message that is not a part.
+
+        `is_repeated` for a message that was read before: its batch may be complete, and was so
+        before the first part that is read again. So a batch starts with its first part only.
+        """
         self._give_up(message.position)
         part = parse_part(message.payload)
         if part.count == 1:
             return part.batch, part.content
         batch = self._open.get(part.batch)
         if batch is None or batch.count != part.count:
+            if is_repeated and part.number:
+                return None
             batch = self._open[part.batch] = OpenBatch(message.position, part.count, {})
         batch.parts[part.number] = part.content
         if len(batch.parts) < batch.count:

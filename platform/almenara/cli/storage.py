@@ -45,10 +45,11 @@ def check(context: click.Context, config: Path | None, repair: bool, compare: Pa
     repair: what is damaged of them is left out.
     """
     override_options(context, config=config)
-    folder = read_settings(context).storage.dir
+    settings = read_settings(context).storage
+    folder = settings.dir
     try:
         if compare is not None:
-            differences = compare_databases(folder, compare)
+            differences = compare_databases(folder, compare, settings.retention_rules)
             for text in differences or ["Both replicas store the same."]:
                 click.echo(text)
             if differences:

@@ -83,3 +83,26 @@ def test_resume_at_is_the_first_part_of_what_is_incomplete() -> None:
     assert assembler.resume_at(9) == 8
     assembler.add(LogMessage(10 + MAX_OPEN_DISTANCE, 0, last))
     assert assembler.resume_at(10 + MAX_OPEN_DISTANCE) == 11 + MAX_OPEN_DISTANCE
+
+
+def make_part(position: int, batch: int, number: int, count: int) -> LogMessage:
+    return LogMessage(position, 0, HEADER.pack(MARK, bytes([batch]) * 16, number, count) + b"x")
+
+
+@pytest.mark.parametrize("start", range(1, 6))
+def test_messages_that_are_read_again_open_no_batch_that_is_complete(start: int) -> None:
+    log = [
+        make_part(1, 1, 0, 2), make_part(2, 2, 0, 3), make_part(3, 1, 1, 2),
+        make_part(4, 2, 1, 3), make_part(5, 2, 2, 3),
+    ]  # fmt: skip
+    assembler = PartAssembler()
+    for message in log[start - 1 :]:
+        assembler.add(message, is_repeated=True)
+    assert assembler.resume_at(5) == 6
+
+
+def test_messages_that_are_read_again_leave_open_what_is_incomplete() -> None:
+    assembler = PartAssembler()
+    assert assembler.add(make_part(7, 1, 0, 2), is_repeated=True) is None
+    assert assembler.resume_at(7) == 7
+    assert assembler.add(make_part(8, 1, 1, 2)) == (bytes([1]) * 16, b"xx")
