@@ -117,7 +117,9 @@ def _share_character(one: str, other: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1_000)
-def compile_expression(text: str, *, dot_matches_newline: bool = False) -> Any:
+def compile_expression(
+    text: str, *, dot_matches_newline: bool = False, ignores_case: bool = False
+) -> Any:
     """Return a regular expression with the methods `search` and `fullmatch`. Raises `ValueError`.
 
     RE2 takes linear time, whatever the expression: Python's own could take forever.
@@ -130,6 +132,7 @@ def compile_expression(text: str, *, dot_matches_newline: bool = False) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.dot_nl = dot_matches_newline
+    options.case_sensitive = not ignores_case
     options.max_mem = EXPRESSION_MEMORY
     try:
         return re2.compile(text, options)

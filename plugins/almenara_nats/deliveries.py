@@ -18,7 +18,7 @@ ROUTE_PAUSE: Final = 0.05
 EXCEEDED: Final = re.compile(rb"Exceeded MaxRequest(Batch|Expires|MaxBytes) of (\S+)")
 LONGEST_LIMIT: Final = 18
 """Digits of a limit; one that is not a number of the protocol may have more."""
-DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
+DURATION: Final = re.compile(r"(?<!\d)(\d+(?:\.\d+)?)(h|ms|m|s)")
 DURATION_UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 

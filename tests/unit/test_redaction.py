@@ -144,3 +144,22 @@ def test_masking_a_long_text_takes_linear_time() -> None:
     ):
         redactor.mask_text(part * 20_000)
     assert time.process_time() - started < 5.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'password=\\"bearer ' + " " * 300_000,
+        'password="bearer' + " " * 300_000 + "\n",
+        "password='basic" + " " * 300_000,
+    ],
+)
+def test_spaces_after_a_scheme_take_linear_time(text: str) -> None:
+    # Quadratic time would take more than half an hour.
+    assert Redactor(RedactionSettings()).mask_text(text).startswith("password=")
+
+
+def test_several_spaces_after_a_scheme_remain() -> None:
+    redactor = Redactor(RedactionSettings())
+    assert redactor.mask_text('authorization="Bearer   abc"') == 'authorization="Bearer   ***"'
+    assert redactor.mask_text('authorization="Bearer  "') == 'authorization="***"'

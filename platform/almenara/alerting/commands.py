@@ -160,10 +160,7 @@ def make_unsilence(identity: str, by: str) -> Event:
 
 
 def parse_plain_matcher(text: str) -> Matcher:
-    """Return a matcher that compares fast, whatever the labels are. Raises `ValueError`.
-
-    Users write these, and a regular expression can take for ever.
-    """
+    """Return a matcher of a silence, whose expression is simple. Raises `ValueError`."""
     matcher = parse_matcher(text)
     if matcher.operator in ("=~", "!~") and (
         not PLAIN_EXPRESSION.fullmatch(matcher.value) or matcher.value.count(".*") > MAX_WILDCARDS

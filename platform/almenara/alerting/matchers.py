@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from almenara.patterns import compile_expression
+
 LABEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}"
 """Names in matchers: labels of Kubernetes can begin with a digit, and are long."""
-MATCHER: Final = re.compile(rf"\s*({LABEL_NAME})\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
+MATCHER: Final = re.compile(rf"\s*({LABEL_NAME})\s*(=~|!~|!=|=)\s*(.*)", re.DOTALL)
 MAX_COMPARED: Final = 1_000
 """Characters of a value that an expression is compared with."""
 SEVERITY: Final = "severity"
@@ -29,24 +30,25 @@ class Matcher(msgspec.Struct, frozen=True):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether labels meet the condition. A regular expression must match the whole value."""
-        value, expected, flags = labels.get(self.name, ""), self.value, re.DOTALL
+        value, expected = labels.get(self.name, ""), self.value
         if self.name == SEVERITY:
-            value, flags = value.lower(), flags | re.IGNORECASE
+            value = value.lower()
         if self.operator in ("=~", "!~"):
-            is_match = _compiled(expected, flags).fullmatch(value[:MAX_COMPARED]) is not None
+            expression = _compile(expected, self.name)
+            is_match = expression.fullmatch(value[:MAX_COMPARED]) is not None
         else:
             is_match = value == (expected.lower() if self.name == SEVERITY else expected)
         return is_match == (self.operator in ("=", "=~"))
 
 
-@lru_cache(maxsize=1024)
-def _compiled(expression: str, flags: int = re.DOTALL) -> re.Pattern[str]:
-    return re.compile(expression, flags)
+def _compile(expression: str, label: str) -> Any:
+    """Return the expression that values of a label are compared with. Raises `ValueError`."""
+    return compile_expression(expression, dot_matches_newline=True, ignores_case=label == SEVERITY)
 
 
 def parse_matcher(text: str) -> Matcher:
     """Return the matcher of a text such as `team=db` or `team=~"db|web"`. Raises `ValueError`."""
-    match = MATCHER.fullmatch(text)
+    match = MATCHER.fullmatch(text.rstrip())
     if match is None:
         raise ValueError(
             f"{text[:100]!r} is not a matcher; write a label, one of = != =~ !~, and a value:"
@@ -59,10 +61,7 @@ def parse_matcher(text: str) -> Matcher:
         except msgspec.DecodeError:
             raise ValueError(f"the value of {text[:100]!r} is not a complete quoted text") from None
     if operator in ("=~", "!~"):
-        try:
-            _compiled(value)
-        except re.error as error:
-            raise ValueError(f"{value[:100]!r} is not a regular expression: {error}") from None
+        _compile(value, name)
     return Matcher(name, operator, value)
 
 

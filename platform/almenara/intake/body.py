@@ -13,7 +13,9 @@ from almenara.intake.errors import RefusedPushError
 T = TypeVar("T")
 
 GZIP: Final = zlib.MAX_WBITS | 16
-STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string. One that is not closed ends with the body, so that the time is linear: no quote in it
+is tried as the start of another string."""
 ONE_BRACKET: Final = bytes.maketrans(b"{}", b"[]")
 NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 

@@ -26,9 +26,9 @@ DEEPEST: Final = 30
 """Nested parentheses."""
 TOKEN: Final = re.compile(
     r"""(?P<space>(?:\s|\#[^\n]*)+)
-    |(?P<duration>\d+(?:ms|[smhdwy])(?:\d+(?:ms|[smhdwy]))*(?![\w.]))
-    |(?P<number>0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
-    |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)
+    |(?P<duration>(?:\d++(?:ms|[smhdwy]))++(?![\w.]))
+    |(?P<number>0[xX][0-9a-fA-F]++|(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?(?!\w))
+    |(?P<string>"(?:[^"\\\n]++|\\.)*+"|'(?:[^'\\\n]++|\\.)*+'|`[^`]*`)
     |(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)
     |(?P<sign>=~|!~|!=|==|<=|>=|[-+*/%^(){}\[\],=<>@])""",
     re.VERBOSE,

@@ -14,6 +14,8 @@ SHOWN_PROBLEMS: Final = 3
 SHOWN_LINE: Final = 60
 PROBED_LINES: Final = 100
 """Lines that are parsed of a page without a mapped one, to see whether it is a page of metrics."""
+LONGEST_LINE: Final = 16_384
+"""Characters of a line that is parsed: the parser takes time quadratic in the labels of a line."""
 CUT_OFF: Final = "its page is cut off: the last line has no line feed"
 DATA_LINE: Final = re.compile(rb"^[ \t]*[^#\s]", re.MULTILINE)
 
@@ -103,6 +105,8 @@ def _data_lines(body: bytes, limit: int | None = None) -> list[tuple[int, str]]:
 
 
 def _parse(lines: Sequence[tuple[int, str]]) -> tuple[list[Series], list[str]]:
+    if any(len(line) > LONGEST_LINE for _, line in lines):
+        return _parse_each(lines)
     # Comments are left out: by their types, the parser gives counters names the page does not have.
     try:
         return list(_read_series("\n".join(line for _, line in lines) + "\n")), []
@@ -115,6 +119,9 @@ def _parse_each(lines: Sequence[tuple[int, str]]) -> tuple[list[Series], list[st
     series: list[Series] = []
     problems: list[str] = []
     for number, line in lines:
+        if len(line) > LONGEST_LINE:
+            problems.append(f"line {number} has more than {LONGEST_LINE:,} characters")
+            continue
         try:
             series += _read_series(line + "\n")
         except Exception:

@@ -41,7 +41,7 @@ def test_matcher_compares_labels(text: str, labels: dict[str, str], matches: boo
         ("/team=x", "is not a matcher"),
         ('team="x', "not a complete quoted text"),
         ('team="x"y', "not a complete quoted text"),
-        ("team=~(", "is not a regular expression"),
+        ("team=~(", r"the regular expression '\(' is wrong"),
     ],
 )
 def test_wrong_matcher_is_refused(text: str, reason: str) -> None:
@@ -63,3 +63,16 @@ def test_matchers_must_all_match() -> None:
     assert match_all(matchers, {"a": "1", "b": "xx"})
     assert not match_all(matchers, {"a": "1", "b": ""})
     assert match_all([], {})
+
+
+@pytest.mark.parametrize("expression", ["(a+)+b", ".*.*.*.*b", "(a|a)*b"])
+def test_no_expression_takes_long(expression: str) -> None:
+    # Trying every way to divide the value would take years.
+    assert not Matcher("a", "=~", expression).matches({"a": "a" * 1_000})
+    assert Matcher("a", "=~", expression).matches({"a": "a" * 900 + "b"})
+
+
+def test_spaces_around_a_value_are_left_out_in_linear_time() -> None:
+    spaces = " " * 300_000
+    assert parse_matcher(f"a={spaces}x{spaces}").value == "x"
+    assert parse_matcher(f"a=x{spaces}y").value == f"x{spaces}y"

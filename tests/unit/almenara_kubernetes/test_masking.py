@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from almenara.sdk import NotFound
 from almenara_kubernetes.manifests import render_object
-from almenara_kubernetes.masking import PARTS, mask, render_manifest
+from almenara_kubernetes.masking import PARTS, mask, mask_text, render_manifest
 
 PLANTED = "hunter2hunter2"
 
@@ -115,3 +115,23 @@ def test_render_manifest_keeps_lines_whatever_the_object(value: Any) -> None:
 def test_render_object_rejects_what_is_not_an_object(body: bytes) -> None:
     with pytest.raises(NotFound, match="cannot be read"):
         render_object(body)
+
+
+@pytest.mark.parametrize("piece", ["token", "token-", "eyJ-", "-eyJ", "token ", "://a:", "a-"])
+def test_mask_text_takes_linear_time(piece: str) -> None:
+    # Quadratic time would take minutes.
+    mask_text(piece * 50_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("x-eyJhbGciOiJI.eyJzdWIiOiIx.c2ln end", "x-(masked) end"),
+        ("eyJa-eyJhbGciOiJI.eyJzdWIiOiIx. end", "(masked) end"),
+        ("my-token-token_x = abc; b", "my-token-token_x = (masked); b"),
+        ("DB_PASSWD: 'abc' b", "DB_PASSWD: '(masked)' b"),
+        ("token abc", "token abc"),
+    ],
+)
+def test_secret_in_text_is_masked(text: str, masked: str) -> None:
+    assert mask_text(text) == masked

@@ -60,3 +60,8 @@ def test_other_statuses_change_no_limit() -> None:
 )
 def test_duration_of_go_is_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
+
+
+def test_long_digits_without_a_unit_take_linear_time() -> None:
+    # Quadratic time would take minutes.
+    assert parse_duration("1" * 300_000) == 0

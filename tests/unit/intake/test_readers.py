@@ -74,6 +74,14 @@ def test_nesting_is_refused_exactly_beyond_the_limit(document: Any, limit: int) 
             check_nesting(body, limit)
 
 
+@pytest.mark.parametrize("piece", [b'\\"', b"\\", b'"', b"a"])
+def test_a_string_without_an_end_is_refused_in_linear_time(piece: bytes) -> None:
+    # Quadratic time would take more than half an hour.
+    for count in (1024**2, 1024**2 + 1):
+        with pytest.raises(RefusedPushError, match="not JSON, or nested deeper than 64"):
+            check_nesting(b"[" * 70 + b'"' + piece * count, 64)
+
+
 @pytest.mark.parametrize("body", [b"[" * 1_000_000, b'{"a":' * 200_000, b'["' * 500_000])
 def test_deep_bodies_are_refused_before_they_are_decoded(body: bytes) -> None:
     headers = {"content-type": BATCH}

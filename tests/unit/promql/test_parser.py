@@ -171,3 +171,20 @@ def test_duration_of_another_form_is_refused(text: str) -> None:
 def test_number_beyond_the_range_of_floats_is_refused_with_its_place() -> None:
     with pytest.raises(QueryError, match=r"1:3: parse error: 0xf+ is too large"):
         parse_query("1+0x" + "f" * 300)
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * 300_000 + "a", "1s" * 300_000 + "x", 'a{b="' + '\\"' * 300_000]
+)
+def test_long_tokens_that_do_not_end_take_linear_time(text: str) -> None:
+    # Quadratic time would take minutes.
+    with pytest.raises(QueryError):
+        parse_query(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1.", 1.0), (".5e+1", 5.0), ("1e3", 1000.0), ("0x1F", 31.0), ("1.5E-1", 0.15)],
+)
+def test_numbers_are_read_in_each_form(text: str, value: float) -> None:
+    assert parse_query(text) == Number(value)

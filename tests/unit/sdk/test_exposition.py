@@ -39,3 +39,10 @@ def test_page_without_its_end_is_cut_off() -> None:
     assert not page.series
     assert describe_unreadable(page) == "its page is cut off: the last line has no line feed"
     assert describe_unreadable(read_page(b"Sign in")) != describe_unreadable(page)
+
+
+def test_line_that_is_too_long_leaves_the_others_readable() -> None:
+    labels = ",".join(f'a{number}="b"' for number in range(100_000))
+    page = read_page(f"good 1\nbad{{{labels}}} 1\nbetter 2\n".encode())
+    assert [(series.name, series.value) for series in page.series] == [("good", 1), ("better", 2)]
+    assert page.problems == ["line 2 has more than 16,384 characters"]
