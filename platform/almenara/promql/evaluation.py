@@ -1,9 +1,9 @@
 """Evaluates queries over stored samples.
 
 Two things differ from Prometheus. `rate` and `increase` count from the sample before the range and
-extrapolate nothing, as VictoriaMetrics does. And where a query goes back further than single
-samples, or has long steps, rollups answer it: a selector has the mean of a minute or an hour, and a
-range is at least as long as that.
+extrapolate nothing, as VictoriaMetrics does; a rate is by the time from that sample to the last.
+And where a query goes back further than single samples, or has long steps, rollups answer it: a
+selector has the mean of a minute or an hour, and a range is at least as long as that.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from almenara.promql.syntax import (
     QueryTooLargeError,
     Selector,
 )
-from almenara.state.rollups import add_floats
+from almenara.state.rollups import add_floats, known_rise
 from almenara.state.sample_codec import Rollups
 from almenara.state.sample_history import SampleHistory
 
@@ -256,12 +256,11 @@ def compute_steps(
         if first == end:
             values.append(None)
             continue
-        covered = (moment // width - (moment - span) // width) * width if width else span
-        values.append(compute(rollups, first, end, covered))
+        values.append(compute(rollups, first, end))
     return values
 
 
-def _increase(rollups: Rollups, first: int, end: int, covered: int) -> Value:
+def _increase(rollups: Rollups, first: int, end: int) -> Value:
     # Of the very first sample of a series it is unknown by how much it rose.
     is_unknown = end == 1 and rollups.counts[0] == 1 and not rollups.is_first_known
     if rollups.increases is None or is_unknown:
@@ -269,27 +268,29 @@ def _increase(rollups: Rollups, first: int, end: int, covered: int) -> Value:
     return add_floats(rollups.increases[first:end])
 
 
-def _rate(rollups: Rollups, first: int, end: int, covered: int) -> Value:
-    increase = _increase(rollups, first, end, covered)
-    return None if increase is None else increase * 1000 / covered
+def _rate(rollups: Rollups, first: int, end: int) -> Value:
+    if rollups.increases is None:
+        return None
+    rise, span = known_rise(rollups, first, end)
+    return rise * 1000 / span if span else None
 
 
-def _mean(rollups: Rollups, first: int, end: int, covered: int) -> Value:
+def _mean(rollups: Rollups, first: int, end: int) -> Value:
     return add_floats(rollups.totals[first:end]) / sum(rollups.counts[first:end])
 
 
-def _last(rollups: Rollups, first: int, end: int, covered: int) -> Value:
+def _last(rollups: Rollups, first: int, end: int) -> Value:
     return rollups.totals[end - 1] / rollups.counts[end - 1]
 
 
-OVER_TIME: Final[Mapping[FunctionName, Callable[[Rollups, int, int, int], Value]]] = {
+OVER_TIME: Final[Mapping[FunctionName, Callable[[Rollups, int, int], Value]]] = {
     "rate": _rate,
     "increase": _increase,
     "avg_over_time": _mean,
-    "min_over_time": lambda rollups, first, end, _: min(rollups.lows[first:end]),
-    "max_over_time": lambda rollups, first, end, _: max(rollups.highs[first:end]),
-    "sum_over_time": lambda rollups, first, end, _: add_floats(rollups.totals[first:end]),
-    "count_over_time": lambda rollups, first, end, _: float(sum(rollups.counts[first:end])),
+    "min_over_time": lambda rollups, first, end: min(rollups.lows[first:end]),
+    "max_over_time": lambda rollups, first, end: max(rollups.highs[first:end]),
+    "sum_over_time": lambda rollups, first, end: add_floats(rollups.totals[first:end]),
+    "count_over_time": lambda rollups, first, end: float(sum(rollups.counts[first:end])),
     "last_over_time": _last,
 }
 

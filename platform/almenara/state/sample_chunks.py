@@ -253,9 +253,7 @@ def read_rollups(
             parts.append(roll_up(points, width, before))
     rollups = join(parts)
     first = since // width * width
-    if rollups.times and (rollups.times[0] < first or rollups.times[-1] >= until):
-        rollups = _cut(rollups, first, until)
-    return rollups
+    return cut_rollups(rollups, first, until)
 
 
 def _changed_windows(
@@ -284,13 +282,17 @@ def _window_points(
     return chunks.points(number, window, in_memory)
 
 
-def _cut(rollups: Rollups, since: int, until: int) -> Rollups:
+def cut_rollups(rollups: Rollups, since: int, until: int) -> Rollups:
+    """Return the rollups of the buckets that start in `[since, until)`."""
     times = rollups.times
+    if not times or (times[0] >= since and times[-1] < until):
+        return rollups
     first, end = bisect_left(times, since), bisect_left(times, until)
     return Rollups(
         times[first:end], rollups.lows[first:end], rollups.highs[first:end],
         rollups.totals[first:end], rollups.counts[first:end],
         None if rollups.increases is None else rollups.increases[first:end],
+        None if rollups.spans is None else rollups.spans[first:end],
     )  # fmt: skip
 
 

@@ -64,6 +64,9 @@ class Rollups(msgspec.Struct):
     counts: list[int]
     increases: list[float] | None = None
     """By how much a counter rose since the sample before, resets included; None for a gauge."""
+    spans: list[int] | None = None
+    """Milliseconds that each increase covers, from the sample before the bucket to its last one; 0
+    where that is not known. Not stored."""
     is_first_known: bool = False
     """Whether the first of them counts from a sample before; of stored ones it is not known."""
 

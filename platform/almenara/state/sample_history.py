@@ -3,7 +3,7 @@
 import copy
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal, Self, TypeVar
 
 import msgspec
@@ -11,8 +11,14 @@ import msgspec
 from almenara.bus.readers import QueryTooSlowError
 from almenara.errors import LimitExceeded
 from almenara.state.resources import Resources
-from almenara.state.rollups import coarsen, roll_up, single_rollups
-from almenara.state.sample_chunks import Chunks, read_points, read_rollups, split_windows
+from almenara.state.rollups import coarsen, measure_spans, roll_up, single_rollups
+from almenara.state.sample_chunks import (
+    Chunks,
+    cut_rollups,
+    read_points,
+    read_rollups,
+    split_windows,
+)
 from almenara.state.sample_codec import Points, Rollups
 from almenara.state.sample_retention import list_levels
 from almenara.state.sample_schema import (
@@ -170,12 +176,15 @@ class SampleHistory:
         def read(
             chunks: Chunks, series: StoredSeries, pieces: Mapping[int, Points]
         ) -> SeriesRollups:
-            if resolution.width:
-                fine = read_rollups(chunks, series.number, since, until, resolution.width, pieces)
-                rollups = fine if step == resolution.width else coarsen(fine, step)
+            if width := resolution.width:
+                # The bucket before the first says how long the increase of that took.
+                fine = read_rollups(chunks, series.number, since - width, until, width, pieces)
+                fine.spans = measure_spans(fine, width)
+                fine = cut_rollups(fine, since, until)
+                rollups = fine if step == width else coarsen(fine, step)
             else:
                 points, before = read_points(chunks, series.number, since, until, pieces)
-                rollups = roll_up(points, step, before)
+                rollups = roll_up(points, step, before, with_spans=True)
             return SeriesRollups(series.name, series.unit, rollups)
 
         groups = self._read(match, since, until, resolution, read)
@@ -205,6 +214,7 @@ class SampleHistory:
         ) -> tuple[SeriesName, T]:
             if width:
                 rollups = read_rollups(chunks, series.number, since - width, until, width, pieces)
+                rollups.spans = measure_spans(rollups, width)
             else:
                 points, before = read_points(chunks, series.number, since, until, pieces)
                 rollups = single_rollups(points, before)
@@ -259,20 +269,32 @@ def _split(buffered: Sequence[Points]) -> dict[int, Points]:
     return split_windows(Points(times, values)) if times else {}
 
 
-def compute(rollups: Rollups, function: Function, step: int) -> list[float] | None:
-    """Return one number for each step; None for the rate of a series that is no counter."""
+def compute(rollups: Rollups, function: Function) -> list[tuple[int, float]] | None:
+    """Return the time and a number of each step; None for the rate of a series that is no counter.
+
+    A rate is by the time that the increase took, whatever the step: from the sample before it to
+    its last one. A step of which that is not known has none.
+    """
+    values: Iterable[float]
     match function:
         case "mean":
-            return [
+            values = (
                 total / count for total, count in zip(rollups.totals, rollups.counts, strict=True)
-            ]
+            )
         case "min":
-            return rollups.lows
+            values = rollups.lows
         case "max":
-            return rollups.highs
+            values = rollups.highs
         case "sum":
-            return rollups.totals
+            values = rollups.totals
         case "rate":
-            if rollups.increases is None:
+            if rollups.increases is None or rollups.spans is None:
                 return None
-            return [increase * 1000 / step for increase in rollups.increases]
+            return [
+                (time, increase * SECOND / span)
+                for time, increase, span in zip(
+                    rollups.times, rollups.increases, rollups.spans, strict=True
+                )
+                if span
+            ]
+    return list(zip(rollups.times, values, strict=True))

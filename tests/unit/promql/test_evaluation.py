@@ -11,7 +11,7 @@ from almenara.promql.evaluation import ARITHMETIC, Aggregate, compute_steps
 from almenara.promql.matching import build_match
 from almenara.promql.parser import parse_selector
 from almenara.promql.syntax import AGGREGATIONS, QueryError
-from almenara.state.rollups import roll_up, single_rollups
+from almenara.state.rollups import measure_spans, roll_up, single_rollups
 from almenara.state.sample_codec import Points
 from almenara.state.sample_schema import SeriesName
 
@@ -54,8 +54,11 @@ def test_functions_of_a_range_are_plain_arithmetic(
             for values in inside
         ],
     }  # fmt: skip
+    pauses = {time: time - before for (before, _), (time, _) in itertools.pairwise(samples)}
+    # By the time from the sample before the range to the last one.
     expected["rate"] = [
-        None if value is None else value * 1000 / span for value in expected["increase"]
+        None if value is None else value * 1000 / sum(pauses.get(time, 0) for time, _ in values)
+        for value, values in zip(expected["increase"], inside, strict=True)
     ]
     for function, values in expected.items():
         assert compute_steps(rollups, 0, function, span, moments) == pytest.approx(  # type: ignore[arg-type]
@@ -67,6 +70,7 @@ def test_rollup_counts_once_it_has_ended_and_a_range_is_at_least_as_long() -> No
     times = [15_000 * number for number in range(12)]
     points = Points(times, [float(number) for number in range(12)])
     rollups = roll_up(points, 60_000)
+    rollups.spans = measure_spans(rollups, 60_000)
     moments = range(0, 300_000, 30_000)
     assert compute_steps(rollups, 60_000, "last_over_time", 60_000, moments) == [
         None, None, 1.5, 1.5, 5.5, 5.5, 9.5, 9.5, None, None,

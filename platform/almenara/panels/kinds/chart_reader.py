@@ -139,9 +139,10 @@ class ChartReader:
         )  # fmt: skip
         lines: dict[LineKey, ChartLine] = {}
         for series in all_series:
-            values = compute(series.rollups, self.query.function, step)  # type: ignore[arg-type]
-            if values is not None:
-                line = self._make_line(key_of(series.name), series.rollups.times, values)
+            points = compute(series.rollups, self.query.function)  # type: ignore[arg-type]
+            if points:
+                times, values = zip(*points, strict=True)
+                line = self._make_line(key_of(series.name), times, values)
                 other = lines.get(line.key)
                 # The same metric of the same resource, of two sources.
                 lines[line.key] = line if other is None else merge_lines(other, line)

@@ -191,9 +191,7 @@ async def _answer(request: Request[Any, Any, Any], services: Services, limit: in
     if share is None:
         plain = _parse_function(function)
         step, all_series = await history.rollups(match, **read)
-        items = [
-            item for each in all_series if (item := _build_item(each, plain, step)) is not None
-        ]
+        items = [item for each in all_series if (item := _build_item(each, plain)) is not None]
     else:
         if match.metric is None:
             raise BadParameterError(detail="a quantile needs the metric of one histogram")
@@ -256,13 +254,9 @@ def _parse_function(text: str) -> Function:
     )
 
 
-def _build_item(series: SeriesRollups, function: Function, step: int) -> SeriesItem | None:
-    values = compute(series.rollups, function, step)
-    if values is None:
-        return None
-    return _make_item(
-        series.name, series.unit, list(zip(series.rollups.times, values, strict=True))
-    )
+def _build_item(series: SeriesRollups, function: Function) -> SeriesItem | None:
+    points = compute(series.rollups, function)
+    return None if points is None else _make_item(series.name, series.unit, points)
 
 
 def _make_item(name: SeriesName, unit: str, points: Sequence[tuple[int, float]]) -> SeriesItem:
