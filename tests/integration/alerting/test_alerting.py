@@ -30,6 +30,9 @@ def test_rules_become_alerts_that_the_api_and_history_show(tmp_path: Path, plugi
         wait_until(has_resolved, "a resolved alert", 30)
         alerts = almenara.get("/api/resources?kind=almenara.alert")
         crashing = next(alert for alert in alerts if alert["namespace"] == "crashing")
+        marks = almenara.get("/api/charts/chart?metric=cpu&marks=Alerts")["marks"]
+        assert {mark["group"] for mark in marks} == {"Alerts"}
+        assert any("almenara.alert.firing" in mark["text"] for mark in marks)
         assert crashing["origin"] == "flaky"
         assert crashing["state"]["resource"]["kind"] == "pod"
 

@@ -10,11 +10,12 @@ from almenara.hookspecs import Marks
 from almenara.panels.charts import ChartMark, Window
 from almenara.panels.event_rows import summarize
 from almenara.panels.view import View
+from almenara.scope import ALERT_KIND
 from almenara.signals import Event
 from almenara.units import MILLISECOND
 
 COMMON_MARKS: Final = (
-    Marks(title="Alerts", filter={"type": "alert.*"}),
+    Marks(title="Alerts", filter={"type": f"{ALERT_KIND}.*"}),
     Marks(title="Failures", filter={"severity": "ERROR"}, is_default=False),
 )
 """What every chart offers."""
