@@ -6,8 +6,9 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 from websockets.asyncio.client import connect
@@ -367,3 +368,27 @@ def test_timeline_has_lanes_causes_and_what_is_around(shop: Shop) -> None:
         f"around={events[0]['sequence']}&span=x",
     ):
         assert shop.refuse(f"/timeline?{query}")[0] == 400
+
+
+@pytest.mark.parametrize("is_past", [False, True])
+def test_export_and_saved_filter_have_the_range_of_the_page(shop: Shop, is_past: bool) -> None:
+    at = f"&at={quote(shop.before, safe='')}&play=10&started=1" if is_past else ""
+    page = shop.page(f"/events?range=6h&type=shop.>{at}")
+    exports = [unescape(link) for link in re.findall(r'href="(/api/events\.[^"]+)"', page)]
+    assert len(exports) == 2
+    for link in exports:
+        query = dict(parse_qsl(urlsplit(link).query))
+        assert query == {
+            "since": "6h", "type": "shop.>", **({"at": shop.before} if is_past else {}),
+        }  # fmt: skip
+    listed = shop.almenara.get(f"/api/events?since=6h&type=shop.>{at.partition('&play')[0]}")
+    lines = shop.almenara.text(exports[0]).splitlines()
+    assert [json.loads(line)["sequence"] for line in lines] == [
+        event["sequence"] for event in reversed(listed["events"])
+    ]
+    assert len(shop.almenara.text(exports[1]).splitlines()) == len(lines) + 1
+    save = re.search(r'href="(/event-filters/edit[^"]*)"', page)
+    assert save is not None
+    saved = dict(parse_qsl(urlsplit(unescape(save[1])).query))
+    assert {name: saved[name] for name in ("since", "type")} == {"since": "6h", "type": "shop.>"}
+    assert not {"range", "play", "started"} & set(saved)

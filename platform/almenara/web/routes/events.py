@@ -45,10 +45,14 @@ async def events(
     parameters = {name: value for name, value in values.items() if name not in CURSORS}
     # A range is the time up to now, unless the filter has times of its own.
     since = {"since": values["range"]} if "range" in values and not timed.problem else {}
+    filters = {
+        name: text for name, text in {**since, **parameters}.items() if name in EVENT_FILTERS
+    }
+    moment = {"at": values["at"]} if "at" in values and view.moment is not None else {}
     try:
         after, before = (parse_sequence(name, values.get(name)) for name in CURSORS)
         with clock_at(view.moment):
-            event_filter = Filter.from_query({**since, **parameters})
+            event_filter = Filter.from_query(filters)
     except ValueError as error:
         return render_page(
             services,
@@ -56,7 +60,7 @@ async def events(
             "events_page.html",
             {
                 **await build_event_form(view, values),
-                **list_saved_filters(services, request, parameters),
+                **list_saved_filters(services, request, filters),
                 "problem": str(error),
             },
             name="events",
@@ -95,7 +99,7 @@ async def events(
         "events_page.html",
         {
             **await build_event_form(view, values),
-            **list_saved_filters(services, request, parameters),
+            **list_saved_filters(services, request, filters),
             "problem": None,
             "panels": {
                 "histogram": await render_panel(services, view, histogram, event_filter),
@@ -106,7 +110,7 @@ async def events(
             "newest_link": "/events" + encode_query(parameters),
             "is_paged": is_paged,
             "is_live": is_live,
-            "filter_query": urlencode(parameters),
+            "export_query": urlencode({**filters, **moment}),
         },
         name="events",
         title="Events",
@@ -120,10 +124,9 @@ async def events(
 
 
 def list_saved_filters(
-    services: Services, request: PageRequest, parameters: Mapping[str, str]
+    services: Services, request: PageRequest, query: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the links to saved filters, and the one that saves the filter of the page."""
-    query = {name: text for name, text in parameters.items() if name in EVENT_FILTERS}
     saved = services.saved_filters.by_title(get_identity(request))
     return {
         "saved_filters": [
