@@ -39,7 +39,7 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
         )
     }
     # The bars are on full multiples of their width, so one or two more than `BARS` may be needed.
-    bar_count = min((until - first) // width + 1, BARS + 2)
+    bar_count = min(-(-(until - first) // width), BARS + 2)
     return {
         "bars": make_bars(filters, counts, first, width, bar_count),
         "total": sum(count for count, _ in counts.values()),
@@ -54,6 +54,7 @@ def make_bars(
     filters: Filter, counts: Mapping[int, tuple[int, int]], first: int, width: int, bar_count: int
 ) -> list[dict[str, Any]]:
     """The bars from `first` on; each links to the events that it counts."""
+    least, most = filters.since, filters.until
     top = max((count for count, _ in counts.values()), default=0)
     others = {
         name: value
@@ -63,6 +64,7 @@ def make_bars(
     bars = []
     for place in range(bar_count):
         start = first + place * width
+        end = start + width
         count, errors = counts.get(start, (0, 0))
         bars.append(
             {
@@ -72,7 +74,12 @@ def make_bars(
                 "errors": errors,
                 "height": scale(count, top),
                 "error_height": scale(errors, top),
-                "link": link_to_events(**others, since=start, until=start + width),
+                # The first and the last bar may count a part of their width.
+                "link": link_to_events(
+                    **others,
+                    since=start if least is None else max(start, least),
+                    until=end if most is None else min(end, most),
+                ),
             }
         )
     return bars
