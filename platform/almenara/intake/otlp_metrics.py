@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.histograms import bucket_metric
 from almenara.intake.otlp_values import (
     optional,
     read_attributes,
@@ -26,8 +27,24 @@ DELTA: Final = (1, "AGGREGATION_TEMPORALITY_DELTA")
 MAX_BUCKETS: Final = 200
 """Buckets of a histogram that are stored; of one with more, only count and sum are."""
 
-Number = tuple[str, dict[str, Any], float]
-"""The end of a metric's name, its labels besides those of the data point, and its value."""
+
+class Number(msgspec.Struct, frozen=True):
+    """A number of a data point."""
+
+    value: float
+    suffix: str = ""
+    """The end of the metric's name."""
+    labels: Mapping[str, str] = {}
+    """Besides those of the data point."""
+    bound: float | None = None
+    """Of a bucket, the value that none of those it counts exceeds."""
+
+    def name_metric(self, metric: str, labels: Mapping[str, Any]) -> str:
+        """Return the metric of the sample of this number. Labels come before the bound of a bucket,
+        so that the buckets of each labelled histogram are one."""
+        if self.bound is not None:
+            return bucket_metric(metric + write_labels(labels), self.bound)
+        return metric + self.suffix + write_labels({**labels, **self.labels})
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -68,11 +85,11 @@ def read_metrics(request: Any, received: int) -> Read:
             signals += (
                 Sample(
                     kind=SERVICE_KIND, name=name, namespace=namespace,
-                    metric=metric.name + suffix + write_labels({**labels, **own}), value=value,
-                    unit="" if suffix in ("_count", "_bucket") else unit,
+                    metric=number.name_metric(metric.name, labels), value=number.value,
+                    unit="" if number.suffix == "_count" else unit,
                     time=read_time(point.time_unix_nano, received),
                 )
-                for suffix, own, value in numbers
+                for number in numbers
             )  # fmt: skip
     return Read(signals, rejected)
 
@@ -88,15 +105,15 @@ def read_single(point: Any) -> Iterator[Number]:
     if value is None:
         value = optional(point, "as_double")
     if (number := read_number(value)) is not None:
-        yield "", {}, number
+        yield Number(number)
 
 
 def read_totals(point: Any) -> Iterator[Number]:
     """Yield the count and the sum of a distribution, and its extremes where they are known."""
-    yield "_count", {}, float(point.count)
+    yield Number(float(point.count), "_count")
     for field in ("sum", "min", "max"):
         if (number := read_number(optional(point, field))) is not None:
-            yield f"_{field}", {}, number
+            yield Number(number, f"_{field}")
 
 
 def read_histogram(point: Any) -> Iterator[Number]:
@@ -107,9 +124,8 @@ def read_histogram(point: Any) -> Iterator[Number]:
         return
     if any(not isinstance(bound, int | float) or not math.isfinite(bound) for bound in bounds):
         return
-    names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
-    for name, count in zip(names, itertools.accumulate(counts), strict=True):
-        yield "_bucket", {"le": name}, float(count)
+    for bound, count in zip((*bounds, math.inf), itertools.accumulate(counts), strict=True):
+        yield Number(float(count), bound=float(bound))
 
 
 def read_exponential(point: Any) -> Iterator[Number]:
@@ -124,19 +140,18 @@ def read_exponential(point: Any) -> Iterator[Number]:
         total += count
         exponent = (point.positive.offset + index + 1) * base
         if -1_000 < exponent < 1_000:
-            yield "_bucket", {"le": f"{2.0**exponent:g}"}, total
-    yield "_bucket", {"le": "+Inf"}, float(point.count)
+            yield Number(total, bound=2.0**exponent)
+    yield Number(float(point.count), bound=math.inf)
 
 
 def read_summary(point: Any) -> Iterator[Number]:
     """Yield the count, the sum and the quantiles of a summary."""
-    yield "_count", {}, float(point.count)
-    for suffix, labels, value in (
-        ("_sum", {}, point.sum),
-        *(("", {"quantile": f"{q.quantile:g}"}, q.value) for q in point.quantile_values),
-    ):
-        if (number := read_number(value)) is not None:
-            yield suffix, labels, number
+    yield Number(float(point.count), "_count")
+    if (total := read_number(point.sum)) is not None:
+        yield Number(total, "_sum")
+    for each in point.quantile_values:
+        if (number := read_number(each.value)) is not None:
+            yield Number(number, labels={"quantile": f"{each.quantile:g}"})
 
 
 POINTS: Final[Mapping[str, Callable[[Any], Iterator[Number]]]] = {

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from almenara.intake.errors import RefusedPushError
@@ -100,7 +100,7 @@ def source_of(resource: dict[str, Any]) -> str:
     return f"otel/{service_of(resource)}"
 
 
-def write_labels(attributes: dict[str, Any]) -> str:
+def write_labels(attributes: Mapping[str, Any]) -> str:
     """Return the attributes of a data point as the end of the name of its metric: `{a=b,c=d}`."""
     labels = ",".join(f"{key}={value}" for key, value in sorted(attributes.items()))
     return f"{{{labels}}}" if labels else ""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -23,6 +24,7 @@ from almenara.security.identity import Role
 from almenara.security.store import AccessStore
 from almenara.security.tokens import create_token
 from almenara.signals import parse_time
+from almenara.units import MINUTE
 from support.application import Almenara
 from support.servers import wait_until
 
@@ -115,7 +117,55 @@ def test_metrics_of_the_sdk_are_samples(exporters: Exporters) -> None:
     services = exporters.almenara.get("/api/resources?kind=otel.service")
     assert "agents" in [each["name"] for each in services]
     assert exporters.sample_sum("latency_count") >= 1
-    assert exporters.sample_sum("latency_bucket*") >= 1
+    assert exporters.sample_sum("latency_bucket:*") >= 1
+
+
+def test_quantiles_of_labelled_histograms(exporters: Exporters) -> None:
+    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]}
+    started = parse_time(
+        httpx.get(f"{exporters.almenara.url}/api/health").json()["started"]
+    )  # fmt: skip
+    first = started // MINUTE * MINUTE - 10 * MINUTE
+
+    def make_point(number: int, route: str, counts: list[int]) -> dict[str, Any]:
+        return {
+            "timeUnixNano": str((first + number * MINUTE) * 1_000), "count": str(sum(counts)),
+            "bucketCounts": [str(count) for count in counts], "explicitBounds": [0.1, 0.25, 1],
+            "attributes": [{"key": "http.route", "value": {"stringValue": route}}],
+        }  # fmt: skip
+
+    points = [
+        make_point(number, route, [count * number for count in counts])
+        for number in range(6)
+        for route, counts in (("/x", [50, 40, 10, 0]), ("/y", [0, 0, 100, 0]))
+    ]
+    metric = {"name": "lat", "unit": "s",
+              "histogram": {"dataPoints": points, "aggregationTemporality": 2}}  # fmt: skip
+    scope = {"metrics": [metric]}
+    body = {"resourceMetrics": [{"resource": resource, "scopeMetrics": [scope]}]}
+    assert exporters.push("metrics", body).status_code == 200
+
+    def read_quantiles(route: str) -> list[float]:
+        query = {"metric": f"lat{{http.route={route}}}", "function": "p95", "step": "1m"}
+        series = exporters.almenara.get(f"/api/samples?{urlencode(query)}")["series"]
+        return [value for each in series for _, value in each["points"]]
+
+    wait_until(lambda: len(read_quantiles("/x")) == 5, "the quantiles")
+    # 95 of 100 are half of the way through the bucket from 0.25 to 1.
+    assert read_quantiles("/x") == pytest.approx([0.625] * 5)
+    assert read_quantiles("/y") == pytest.approx([0.25 + 0.75 * 0.95] * 5)
+    query = {"metric": "lat{http.route=/x}", "function": "buckets"}
+    chart = exporters.almenara.get(f"/api/charts/chart?{urlencode(query)}")
+    assert [sum(line["values"]) for line in chart["lines"]] == [250, 200, 50, 0]
+    quantile = 'histogram_quantile(0.95, rate({__name__="lat{http.route=/x}_bucket"}[5m]))'
+    at = (first + 5 * MINUTE) / 1_000_000
+    answer = exporters.almenara.get(
+        f"/api/v1/query?{urlencode({'query': quantile, 'time': at})}"
+    )  # fmt: skip
+    ((_, value),) = [each["value"] for each in answer["data"]["result"]]
+    assert float(value) == pytest.approx(0.625)
+    page = exporters.almenara.text("/explore?text=lat")
+    assert "lat{http.route=/x}_bucket:" in page
 
 
 def test_repeated_requests_are_stored_once(exporters: Exporters) -> None:

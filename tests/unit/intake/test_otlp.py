@@ -107,7 +107,7 @@ def test_points_with_delta_temporality_are_rejected(delta: int | str) -> None:
     body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": metrics}]}]}
     reader = OtlpReader("metrics", JSON, SETTINGS)
     samples = [each for each in reader.read(json.dumps(body).encode()) if isinstance(each, Sample)]
-    assert {each.metric for each in samples} == {"m1", "m3_count", "m5_count", "m5_bucket{le=+Inf}"}
+    assert {each.metric for each in samples} == {"m1", "m3_count", "m5_count", "m5_bucket:+Inf"}
     partial = json.loads(reader.response())["partialSuccess"]
     assert partial["rejectedDataPoints"] == "3"
     assert "cumulative" in partial["errorMessage"]
@@ -135,8 +135,8 @@ def test_histograms_are_cumulative_buckets_with_count_and_sum() -> None:
              "attributes": [{"key": "model", "value": {"stringValue": "m"}}]}  # fmt: skip
     assert read_samples({"name": "latency", "histogram": {"dataPoints": [point]}}) == {
         "latency_count{model=m}": 6, "latency_sum{model=m}": 2.5, "latency_max{model=m}": 1.5,
-        "latency_bucket{le=0.1,model=m}": 1, "latency_bucket{le=1,model=m}": 3,
-        "latency_bucket{le=+Inf,model=m}": 6,
+        "latency{model=m}_bucket:0.1": 1, "latency{model=m}_bucket:1": 3,
+        "latency{model=m}_bucket:+Inf": 6,
     }  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def test_exponential_histograms_and_summaries_are_samples() -> None:
         {"name": "a", "exponentialHistogram": {"dataPoints": [exponential]}},
         {"name": "b", "summary": {"dataPoints": [summary]}},
     ) == {
-        "a_count": 4, "a_sum": 9, "a_bucket{le=2}": 2, "a_bucket{le=4}": 4, "a_bucket{le=+Inf}": 4,
+        "a_count": 4, "a_sum": 9, "a_bucket:2": 2, "a_bucket:4": 4, "a_bucket:+Inf": 4,
         "b_count": 2, "b_sum": 3, "b{quantile=0.5}": 1.5,
     }  # fmt: skip
 
