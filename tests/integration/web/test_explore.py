@@ -1,25 +1,35 @@
 """The metrics page: long lists of metrics and series have pages."""
 
+import csv
+import io
 import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from html import unescape
 from itertools import chain
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from almenara.signals import format_time, now, parse_time
 from support.application import Almenara
 from support.servers import wait_until
 
 PLUGIN = """
 import almenara, asyncio
-from almenara.signals import Sample
+from almenara.signals import Sample, now
 
 class Load:
     name = "load"
 
     async def run(self, publish):
+        await publish([
+            Sample(kind="web", name="shop", metric=f"lat_bucket:{limit}",
+                   value=float(count * (20 - step)), time=now() - (step * 300 + 60) * 1_000_000)
+            for step in reversed(range(20))
+            for limit, count in (("0.1", 50), ("+Inf", 100))
+        ])
         await publish([
             Sample(kind="pod", name=f"pod-{number:03}", metric="cpu", value=1.0)
             for number in range(230)
@@ -46,7 +56,7 @@ def almenara(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
         folder / "almenara", plugins_dir=str(plugins), plugins__disabled="[nats]"
     ) as running:
         wait_until(
-            lambda: "metric_429" in running.text("/explore?text=metric_429"), "the last metric"
+            lambda: ">metric_429</a>" in running.text("/explore?text=metric_429"), "the last metric"
         )
         yield running
 
@@ -89,3 +99,42 @@ def test_page_that_is_not_a_number_is_refused(almenara: Almenara) -> None:
         urllib.request.urlopen(f"{almenara.url}/explore?page=two", timeout=10)
     assert raised.value.code == 400
     assert "is not the number of a page" in raised.value.read().decode()
+
+
+def read_table(almenara: Almenara, address: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """The parameters of the link to the table on a page, and the rows of that."""
+    link = re.search(r'href="(/api/samples\.csv[^"]*)"', almenara.text(address))
+    assert link is not None
+    path = unescape(link[1])
+    rows = [*csv.DictReader(io.StringIO(almenara.text(path)))]
+    return dict(parse_qsl(urlsplit(path).query)), rows
+
+
+@pytest.mark.parametrize("function", ["max", "p50", "rate"])
+def test_table_has_the_points_of_the_chart(almenara: Almenara, function: str) -> None:
+    metric = "lat" if function == "p50" else "lat_bucket:0.1"
+    at = format_time(now())
+    for times in ("", "&range=2h", f"&range=30m&at={at}"):
+        query = f"metric={metric}&kind=web&function={function}{times}"
+        chart = almenara.get(f"/api/charts/chart?{query}")
+        parameters, rows = read_table(almenara, f"/explore?{query}")
+        (line,) = chart["lines"]
+        points = [
+            (time, value)
+            for time, value in zip(line["times"], line["values"], strict=True)
+            if value is not None
+        ]
+        assert len(points) > 3
+        assert [(parse_time(row["time"]) // 1_000, float(row["value"])) for row in rows] == points
+        if "at=" in times:
+            assert parameters["until"] == at
+            assert parse_time(at) - parse_time(parameters["since"]) == 1_800_000_000
+        else:
+            assert parameters["since"] == ("2h" if times else "1h")
+            assert "until" not in parameters
+
+
+def test_buckets_have_no_table(almenara: Almenara) -> None:
+    page = almenara.text("/explore?metric=lat&kind=web&function=buckets")
+    assert "/api/samples.csv" not in page
+    assert "Add this chart to" in page

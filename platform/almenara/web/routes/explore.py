@@ -12,13 +12,16 @@ from litestar.response import Redirect
 from almenara.clock import clock_at
 from almenara.errors import LimitExceeded, Unavailable
 from almenara.histograms import SEPARATOR, SUFFIX, split_bucket
+from almenara.history.filter import format_moment
 from almenara.panels.explorer import FORMATS, NAME, ChartFilters
 from almenara.panels.filters import matches_pattern
 from almenara.panels.formats import encode_query
-from almenara.panels.time_window import TIME_PARAMETERS
+from almenara.panels.kinds.chart_reader import HISTOGRAM_STEP
+from almenara.panels.time_window import TIME_PARAMETERS, TimeWindow, format_span
 from almenara.panels.view import View
 from almenara.signals import now
 from almenara.state.sample_history import SeriesMatch
+from almenara.state.sample_quantiles import parse_quantile
 from almenara.state.sample_schema import SeriesName, StoredSeries
 from almenara.units import DAY, MILLISECOND
 from almenara.web.authorization import VIEWER
@@ -115,7 +118,7 @@ async def explore(
                 for each in services.saved_dashboards.visible(get_identity(request))
                 if each.is_editable(get_identity(request))
             ],
-            "csv_link": "/api/samples.csv" + encode_query(series_query(filters)),
+            "csv_link": make_csv_link(filters, window.position(now())),
             "clear_link": ADDRESS,
             **build_panel_form(
                 ADDRESS,
@@ -217,16 +220,29 @@ def list_series(matching: Sequence[StoredSeries], filters: ChartFilters) -> list
     return rows
 
 
-def series_query(filters: ChartFilters) -> dict[str, str]:
-    """Return the parameters of `/api/samples` for the same series."""
-    names = {
+def make_csv_link(filters: ChartFilters, window: TimeWindow) -> str:
+    """Return the address of the samples of a chart as a table, each series on its own; empty for
+    buckets, which are no series of their own there."""
+    if filters.function == "buckets":
+        return ""
+    query = {
         "metric": filters.metric,
         "kind": filters.kind,
         "namespace": filters.namespace,
         "name": filters.name,
         "function": filters.function,
     }
-    return {name: text for name, text in names.items() if text}
+    if window.until is not None:
+        since, until = window.bounds(window.until)
+        query |= {"since": format_moment(since), "until": format_moment(until)}
+    elif window.since is not None:
+        query["since"] = format_moment(window.since)
+    else:
+        # It is the time up to when the table is downloaded, as the chart goes on.
+        query["since"] = format_span(window.span)
+    if parse_quantile(filters.function) is not None:
+        query["step"] = format_span(HISTOGRAM_STEP * MILLISECOND)
+    return "/api/samples.csv" + encode_query({name: text for name, text in query.items() if text})
 
 
 def suggest_names(matching: Sequence[StoredSeries]) -> Mapping[str, Sequence[str]]:
