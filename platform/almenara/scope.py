@@ -6,7 +6,7 @@ the log, so that live pages and history agree.
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -138,6 +138,14 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             namespace_of(signal),
         )
         return compile_scope(self).permits(names, functools.partial(labels_of, signal))
+
+    def needed_namespaces(self) -> Set[str] | None:
+        """Return the namespaces that signals of sources must be in to be visible; None where others
+        may be visible as well."""
+        if self.access_log or not all(grant.namespaces for grant in self.grants):
+            return None
+        names = {name for grant in self.grants for name in grant.namespaces}
+        return None if any(compiled(name) is not None for name in names) else names
 
     def permits_namespaced(self, origin: str, namespace: str) -> bool:
         """Whether a thing without type and labels may be seen, such as a log of a namespace."""

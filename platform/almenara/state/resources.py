@@ -42,7 +42,7 @@ class Resources:
     ) -> None:
         self.sequence = 0
         self._store, self._recorder = store, recorder
-        self._scope = FULL_SCOPE
+        self.scope = FULL_SCOPE
         self._kinds: MutableMapping[str, dict[Key, Resource]] = defaultdict(dict)
         self._order: dict[str, list[Key]] = {}
         """The sorted keys of a kind, until one is added or removed."""
@@ -58,7 +58,7 @@ class Resources:
     def within(self, scope: Scope) -> Self:
         """Return the same resources, limited to a scope."""
         narrowed = copy.copy(self)
-        narrowed._scope = scope
+        narrowed.scope = scope
         return narrowed
 
     async def rebuild(self, log: LogReader) -> None:
@@ -113,7 +113,7 @@ class Resources:
         if state is None:
             return None
         past = type(self)()
-        past._scope = self._scope
+        past.scope = self.scope
         # All views of a moment share what is read of it; nothing changes it.
         past._kinds, past._order = state.kinds, state.order
         if state.samples is not None:
@@ -211,7 +211,7 @@ class Resources:
 
     def permits_series(self, name: SeriesName) -> bool:
         """Whether the scope shows a series, which may be that of a resource that is deleted."""
-        return self._scope.is_full or self._permits(name.key, name.origin)
+        return self.scope.is_full or self._permits(name.key, name.origin)
 
     def namespaces(self) -> set[str]:
         """Return the namespaces that resources are in, or are themselves."""
@@ -223,7 +223,7 @@ class Resources:
         return sorted(
             kind
             for kind, of_kind in self._kinds.items()
-            if (of_kind if self._scope.is_full else any(map(self._scope.permits, of_kind.values())))
+            if (of_kind if self.scope.is_full else any(map(self.scope.permits, of_kind.values())))
         )
 
     def all(self) -> list[Resource]:
@@ -238,8 +238,8 @@ class Resources:
             first = bisect_left(keys, (kind, namespace, ""))
             keys = keys[first : bisect_left(keys, (kind, namespace + "\0", ""))]
         resources = [of_kind[key] for key in keys]
-        if not self._scope.is_full:
-            resources = [*filter(self._scope.permits, resources)]
+        if not self.scope.is_full:
+            resources = [*filter(self.scope.permits, resources)]
         return self._mark_unproven(resources)
 
     def page(self, kind: str | None, after: Key | None, limit: int) -> list[Resource]:
@@ -253,7 +253,7 @@ class Resources:
             first = bisect_right(keys, after) if after is not None else 0
             for key in keys[first:]:
                 resource = self._kinds[name][key]
-                if self._scope.permits(resource):
+                if self.scope.permits(resource):
                     page.append(resource)
                     if len(page) == limit:
                         return self._mark_unproven(page)
@@ -272,7 +272,7 @@ class Resources:
     def get(self, kind: str, namespace: str, name: str) -> Resource | None:
         """Return one resource; None where it is unknown or hidden."""
         resource = self._kinds.get(kind, {}).get((kind, namespace, name))
-        if resource is None or not self._scope.permits(resource):
+        if resource is None or not self.scope.permits(resource):
             return None
         return self._mark_unproven([resource])[0]
 
@@ -315,7 +315,7 @@ class Resources:
     def _described(self, key: Key, origin: str) -> Resource:
         """The resource that a series is about; its names alone where it is unknown or hidden."""
         resource = self._kinds.get(key[0], {}).get(key)
-        if resource is not None and self._scope.permits(resource):
+        if resource is not None and self.scope.permits(resource):
             return resource
         return Resource(kind=key[0], namespace=key[1], name=key[2], origin=origin)
 
@@ -323,7 +323,7 @@ class Resources:
         """The newest series of a metric among those of the origins that the scope shows."""
         find = self._samples.newest if last_only else self._samples.get
         first = find(metric, key)
-        if first is None or (first.other is None and self._scope.is_full):
+        if first is None or (first.other is None and self.scope.is_full):
             return first
         visible = [series for series in first.chain() if self._permits(key, series.origin)]
         return max(visible, key=lambda series: series.newest_time, default=None)
@@ -332,7 +332,7 @@ class Resources:
         # The origin of the series decides, and never that of the resource: another source may own
         # it. Labels come from the resource, and only where that is visible too.
         described = self._described(key, origin)
-        return self._scope.permits(msgspec.structs.replace(described, origin=origin))
+        return self.scope.permits(msgspec.structs.replace(described, origin=origin))
 
 
 def has_source(resource: Resource, names: Set[str]) -> bool:

@@ -1,15 +1,20 @@
 """Queries over stored samples: series in steps of time, limited to what a scope shows."""
 
 import copy
+import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
+from operator import attrgetter
 from typing import Final, Literal, Self, TypeVar
 
 import msgspec
 
-from almenara.bus.readers import QueryTooSlowError
+from almenara.bus.readers import QueryTooSlowError, check_deadline
 from almenara.errors import LimitExceeded
+from almenara.patterns import compile_pattern
+from almenara.scope import ALERT_KIND
 from almenara.state.resources import Resources
 from almenara.state.rollups import coarsen, measure_spans, roll_up, single_rollups
 from almenara.state.sample_chunks import (
@@ -35,8 +40,10 @@ MAX_POINTS: Final = 600
 """Points of a series, about; a longer stretch of time has longer steps."""
 SECOND: Final = 1_000
 """Milliseconds; steps are whole seconds."""
-MAX_CANDIDATES: Final = 50_000
-"""Series that are compared with a query and a scope."""
+MAX_SERIES: Final = 50_000
+"""Series that one query may be about."""
+SERIES_PER_CHECK: Final = 1_000
+"""Series that are tested before it is checked whether anyone still waits for the result."""
 MAX_CHUNKS: Final = 60_000
 """Chunks that one query reads: some seconds of work."""
 SERIES_PER_READ: Final = 50
@@ -64,6 +71,30 @@ class SeriesMatch(msgspec.Struct, frozen=True, kw_only=True):
         """The names that are given, by their place in the name of a series."""
         names = (self.metric, self.kind, self.namespace, self.name, self.origin)
         return [(place, name) for place, name in enumerate(names) if name is not None]
+
+
+def match_patterns(
+    names: Mapping[str, str], test: Callable[[SeriesName], bool] | None = None
+) -> SeriesMatch:
+    """Return what matches names, each a plain name or a pattern, that pass a test as well; an empty
+    name matches all."""
+    equal: dict[str, str] = {}
+    patterns: list[tuple[int, str, re.Pattern[str]]] = []
+    for field, text in names.items():
+        if not text or text == ">":
+            continue
+        if (expression := compile_pattern(text)) is None:
+            equal[field] = text
+        else:
+            patterns.append((SeriesName._fields.index(field), text, expression))
+
+    def matches(name: SeriesName) -> bool:
+        return all(
+            name[place] == text or expression.fullmatch(name[place]) is not None
+            for place, text, expression in patterns
+        ) and (test is None or test(name))
+
+    return SeriesMatch(**equal, test=matches if patterns else test)
 
 
 class SeriesRollups(msgspec.Struct, frozen=True):
@@ -121,46 +152,65 @@ class SampleHistory:
         hours = list_levels(self.store.settings)[-1]
         return max(since, moment - hours.age - DAY_WINDOW), min(until, moment + DAY_WINDOW)
 
-    async def find(self, match: SeriesMatch, since: int, until: int) -> list[StoredSeries]:
-        """Return the visible series that match and may have samples between two times, sorted.
+    async def collect(
+        self,
+        match: SeriesMatch,
+        since: int,
+        until: int,
+        summarize: Callable[[Iterable[StoredSeries]], T],
+    ) -> T:
+        """Return what a function makes of the visible series that match and may have samples
+        between two times, in no order.
 
-        Times in milliseconds. Raises `LimitExceeded` where they are too many to look at.
+        It runs in a reading thread, since a store has a million of them; so do the test of the
+        match and that of the scope. Times in milliseconds. Raises what the function raises.
         """
         equal = match.equal()
-        condition = "".join(f" AND {SeriesName._fields[place]} = ?" for place, _ in equal)
-        values = [value for _, value in equal]
-        if match.prefix:
-            condition += " AND metric >= ? AND metric < ?"
-            values += [match.prefix, match.prefix[:-1] + chr(ord(match.prefix[-1]) + 1)]
+        # Before the database is read: what is flushed meanwhile is then in both.
+        in_memory = self.store.series_in_memory(equal)
+        condition, values = _select_series(match, self._resources.scope.needed_namespaces())
 
-        def query(connection: sqlite3.Connection) -> list[StoredSeries]:
+        def list_all(connection: sqlite3.Connection) -> Iterator[StoredSeries]:
+            pending = dict(in_memory)
             # What is written of the first and last sample is at most a window off.
             rows = connection.execute(
                 "SELECT metric, kind, namespace, name, origin, unit, number FROM series"  # nosec B608 # constant fragments, bound values
-                f" WHERE first < ? AND last >= ?{condition} LIMIT ?",
-                (
-                    until + WINDOW,
-                    since - WINDOW,
-                    *values,
-                    MAX_CANDIDATES + 1,
-                ),
-            ).fetchall()
-            if len(rows) > MAX_CANDIDATES:
-                raise LimitExceeded(
-                    f"more than {MAX_CANDIDATES:,} series match; name a metric, kind or namespace"
-                )
-            return [StoredSeries(SeriesName(*row[:5]), row[5], row[6]) for row in rows]
+                f" WHERE first < ? AND last >= ?{condition}",
+                (until + WINDOW, since - WINDOW, *values),
+            )
+            while part := rows.fetchmany(SERIES_PER_CHECK):
+                check_deadline()
+                for row in part:
+                    name = SeriesName(*row[:5])
+                    pending.pop(name, None)
+                    yield StoredSeries(name, row[5], row[6])
+            for name, unit in pending.items():
+                if not match.prefix or name.metric.startswith(match.prefix):
+                    yield StoredSeries(name, unit)
 
-        by_name = {series.name: series for series in await self.store.read(query, self._user)}
-        for name, unit in self.store.series_in_memory(equal).items():
-            by_name.setdefault(name, StoredSeries(name, unit))
-        return [
-            by_name[name]
-            for name in sorted(by_name)
-            if (not match.prefix or name.metric.startswith(match.prefix))
-            and (match.test is None or match.test(name))
-            and self._resources.permits_series(name)
-        ]
+        def query(connection: sqlite3.Connection) -> T:
+            resources, test = self._resources, match.test
+            permitted: dict[tuple[str, str, str, str], bool] = {}
+
+            def is_visible(name: SeriesName) -> bool:
+                if (is_known := permitted.get(name[1:])) is None:
+                    is_known = permitted[name[1:]] = resources.permits_series(name)
+                return is_known
+
+            return summarize(
+                series
+                for series in list_all(connection)
+                if (test is None or test(series.name)) and is_visible(series.name)
+            )
+
+        return await self.store.read(query, self._user)
+
+    async def find(self, match: SeriesMatch, since: int, until: int) -> list[StoredSeries]:
+        """Return the visible series that match and may have samples between two times, sorted.
+
+        Times in milliseconds. Raises `LimitExceeded` where they are too many.
+        """
+        return await self.collect(match, since, until, sort_series)
 
     async def rollups(
         self, match: SeriesMatch, *, since: int, until: int, step: int, moment: int
@@ -261,6 +311,35 @@ class SampleHistory:
                 return rows
 
             yield await self.store.read(query, self._user)
+
+
+def sort_series(all_series: Iterable[StoredSeries]) -> list[StoredSeries]:
+    """Return series by name. Raises `LimitExceeded` where they are too many."""
+    limited = list(islice(all_series, MAX_SERIES + 1))
+    if len(limited) > MAX_SERIES:
+        raise LimitExceeded(
+            f"more than {MAX_SERIES:,} series match; narrow them by kind, namespace or name"
+        )
+    return sorted(limited, key=attrgetter("name"))
+
+
+def _select_series(match: SeriesMatch, namespaces: Set[str] | None) -> tuple[str, list[str]]:
+    """Return the condition of SQL for what has the names of a match and may be visible, and its
+    values."""
+    equal = match.equal()
+    condition = "".join(f" AND {SeriesName._fields[place]} = ?" for place, _ in equal)
+    values = [value for _, value in equal]
+    if match.prefix:
+        condition += " AND metric >= ? AND metric < ?"
+        values += [match.prefix, match.prefix[:-1] + chr(ord(match.prefix[-1]) + 1)]
+    if namespaces is not None:
+        # A namespace itself has none, and an alert that of its rule.
+        condition += (
+            " AND (namespace IN (SELECT value FROM json_each(?)) OR kind = ?"
+            " OR (namespace = '' AND kind LIKE '%.namespace'))"
+        )
+        values += [msgspec.json.encode(sorted(namespaces)).decode(), ALERT_KIND]
+    return condition, values
 
 
 def _split(buffered: Sequence[Points]) -> dict[int, Points]:

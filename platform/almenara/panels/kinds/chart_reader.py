@@ -22,7 +22,7 @@ from almenara.panels.line_chart import Points, usual_interval
 from almenara.panels.slices import map_in_slices
 from almenara.panels.view import View
 from almenara.signals import Resource, now
-from almenara.state.sample_history import SampleHistory, SeriesMatch, compute
+from almenara.state.sample_history import SampleHistory, SeriesMatch, compute, match_patterns
 from almenara.state.sample_quantiles import (
     bucket_points,
     parse_quantile,
@@ -175,18 +175,16 @@ class ChartReader:
     def _match(self, filters: ResourceFilters, keys: set[LineKey] | None) -> SeriesMatch:
         query = self.query
 
+        if keys is not None:
+            return SeriesMatch(metric=query.metric, test=lambda name: key_of(name) in keys)
+
         def test(name: SeriesName) -> bool:
-            if keys is not None:
-                return key_of(name) in keys
-            return (
-                matches_pattern(query.kind, name.kind)
-                and matches_pattern(query.namespace, name.namespace)
-                and matches_pattern(query.name, name.name)
-                and matches_pattern(filters.namespace, name.namespace)
-                and matches_pattern(filters.name, name.name)
+            return matches_pattern(filters.namespace, name.namespace) and matches_pattern(
+                filters.name, name.name
             )
 
-        return SeriesMatch(metric=query.metric, test=test)
+        names = {"kind": query.kind, "namespace": query.namespace, "name": query.name}
+        return msgspec.structs.replace(match_patterns(names, test), metric=query.metric)
 
     def _lines_in_memory(
         self, current: Sequence[tuple[Resource, Points]], since: int, until: int

@@ -1,8 +1,10 @@
 """The metrics page: finds series by kind, name or metric, and draws them."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from heapq import nsmallest
+from typing import Final, TypeVar
 
 import msgspec
 from litestar import Response, get
@@ -14,13 +16,12 @@ from almenara.errors import LimitExceeded, Unavailable
 from almenara.histograms import SEPARATOR, SUFFIX, split_bucket
 from almenara.history.filter import format_moment
 from almenara.panels.explorer import FORMATS, NAME, ChartFilters
-from almenara.panels.filters import matches_pattern
 from almenara.panels.formats import encode_query
 from almenara.panels.kinds.chart_reader import HISTOGRAM_STEP
 from almenara.panels.time_window import TIME_PARAMETERS, TimeWindow, format_span
 from almenara.panels.view import View
 from almenara.signals import now
-from almenara.state.sample_history import SeriesMatch
+from almenara.state.sample_history import match_patterns, sort_series
 from almenara.state.sample_quantiles import parse_quantile
 from almenara.state.sample_schema import SeriesName, StoredSeries
 from almenara.units import DAY, MILLISECOND
@@ -41,7 +42,13 @@ METRICS: Final = 200
 """Metrics of a page."""
 SERIES: Final = 100
 """Series of a page."""
+MAX_METRICS: Final = 50_000
+"""Metrics that a search may match."""
 MAX_SUGGESTIONS: Final = 500
+REMEMBERED_NAMES: Final = 10_000
+"""Names of a field after which only the first are remembered."""
+
+T = TypeVar("T")
 
 
 class FoundMetric(msgspec.Struct, kw_only=True):
@@ -78,18 +85,25 @@ async def explore(
         page = parse_page(values.get(PAGE, ""))
     except ValueError as error:
         problem = problem or str(error)
-    try:
-        matching = await find_series(view, values.get("text", ""), filters)
-    except (LimitExceeded, Unavailable) as error:
-        problem, matching = problem or str(error), []
-    others = {name: text for name, text in values.items() if name != PAGE}
+    text = values.get("text", "")
     metrics: Sequence[FoundMetric] = ()
     series: Sequence[StoredSeries] = ()
+    suggestions: Mapping[str, Sequence[str]] = {}
+    try:
+        if filters.metric:
+            series = await collect_series(view, text, filters, sort_series)
+            suggestions = suggest_names(series)
+        else:
+            metrics, suggestions = await collect_series(
+                view, text, filters, partial(list_metrics, text=text)
+            )
+    except (LimitExceeded, Unavailable) as error:
+        problem = problem or str(error)
+    others = {name: text for name, text in values.items() if name != PAGE}
     if filters.metric:
-        series, paging = cut_page(matching, page, SERIES, ADDRESS, others)
+        series, paging = cut_page(series, page, SERIES, ADDRESS, others)
     else:
-        found = group_series(matching, values.get("text", ""))
-        metrics, paging = cut_page(found, page, METRICS, ADDRESS, others)
+        metrics, paging = cut_page(metrics, page, METRICS, ADDRESS, others)
     content = ""
     has_chart = bool(filters.metric) and not problem
     if has_chart:
@@ -101,7 +115,7 @@ async def explore(
         request,
         "explore_page.html",
         {
-            "text": values.get("text", ""),
+            "text": text,
             "metrics": metrics,
             "series": list_series(series, filters),
             "paging": paging,
@@ -126,7 +140,7 @@ async def explore(
                 values,
                 problem or None,
                 [panel.filter_fields],
-                suggest_names(matching),
+                suggestions,
             ),
         },
         name="explore",
@@ -136,41 +150,51 @@ async def explore(
     )
 
 
-async def find_series(view: View, text: str, filters: ChartFilters) -> list[StoredSeries]:
-    """Return the series with a recent sample that have every word of a text in their names, and
-    that the filters select. Raises `LimitExceeded` and `Unavailable`."""
+async def collect_series(
+    view: View, text: str, filters: ChartFilters, summarize: Callable[[Iterable[StoredSeries]], T]
+) -> T:
+    """Return what a function makes of the series with a recent sample that have every word of a
+    text in their names, and that the filters select. Raises `LimitExceeded` and `Unavailable`."""
     if view.samples is None:
         raise Unavailable("Samples are not stored here.")
     words = text.casefold().split()
 
     def test(name: SeriesName) -> bool:
-        if not (
-            matches_pattern(filters.kind, name.kind)
-            and matches_pattern(filters.namespace, name.namespace)
-            and matches_pattern(filters.name, name.name)
-        ):
-            return False
         joined = " ".join(name).casefold()
         return all(word in joined for word in words)
 
     moment = view.moment or now()
     since, until = (moment - RECENT) // MILLISECOND, moment // MILLISECOND + 1
-    return await view.samples.find(
-        SeriesMatch(metric=filters.metric or None, test=test), since, until
-    )
+    names = {"kind": filters.kind, "namespace": filters.namespace, "name": filters.name}
+    match = match_patterns(names, test if words else None)
+    if filters.metric:
+        match = msgspec.structs.replace(match, metric=filters.metric)
+    return await view.samples.collect(match, since, until, summarize)
 
 
-def group_series(matching: Sequence[StoredSeries], text: str = "") -> list[FoundMetric]:
-    """Return the metrics of series by kind and name, each with the address of its chart.
+def list_metrics(
+    matching: Iterable[StoredSeries], text: str
+) -> tuple[list[FoundMetric], Mapping[str, Sequence[str]]]:
+    """Return the metrics of series, and the values that the form completes."""
+    suggestions = Suggestions()
+    return group_series(suggestions.read(matching), text), suggestions.sort()
+
+
+def group_series(matching: Iterable[StoredSeries], text: str = "") -> list[FoundMetric]:
+    """Return the metrics of series by kind and name, each with the address of its chart. Raises
+    `LimitExceeded` where they are too many.
 
     The buckets of a histogram are one, with the address of a search that lists them, unless the
     text is such a search.
     """
     has_buckets = f"{SUFFIX}{SEPARATOR}" in text
-    counts = Counter(
-        (series.name.kind, _name_metric(series.name.metric, has_buckets), series.unit)
-        for series in matching
-    )
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for series in matching:
+        counts[series.name.kind, _name_metric(series.name.metric, has_buckets), series.unit] += 1
+        if len(counts) > MAX_METRICS:
+            raise LimitExceeded(
+                f"more than {MAX_METRICS:,} metrics match; search for a part of their names"
+            )
     return [
         FoundMetric(
             kind=kind,
@@ -245,9 +269,33 @@ def make_csv_link(filters: ChartFilters, window: TimeWindow) -> str:
     return "/api/samples.csv" + encode_query({name: text for name, text in query.items() if text})
 
 
-def suggest_names(matching: Sequence[StoredSeries]) -> Mapping[str, Sequence[str]]:
+class Suggestions:
+    """The values of the form's fields: the first ones in the series that pass through."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {
+            field: set() for field in ("metric", "kind", "namespace", "name")
+        }
+
+    def read(self, matching: Iterable[StoredSeries]) -> Iterator[StoredSeries]:
+        """Yield series unchanged."""
+        fields = [(SeriesName._fields.index(field), names) for field, names in self._names.items()]
+        for series in matching:
+            for place, names in fields:
+                names.add(series.name[place])
+                if len(names) > REMEMBERED_NAMES:
+                    names.intersection_update(nsmallest(MAX_SUGGESTIONS + 1, names))
+            yield series
+
+    def sort(self) -> Mapping[str, Sequence[str]]:
+        """Return the values of each field."""
+        return {
+            field: sorted(names - {""})[:MAX_SUGGESTIONS] for field, names in self._names.items()
+        }
+
+
+def suggest_names(matching: Iterable[StoredSeries]) -> Mapping[str, Sequence[str]]:
     """Return the values that the form completes."""
-    return {
-        field: sorted({getattr(series.name, field) for series in matching} - {""})[:MAX_SUGGESTIONS]
-        for field in ("metric", "kind", "namespace", "name")
-    }
+    suggestions = Suggestions()
+    deque(suggestions.read(matching), maxlen=0)
+    return suggestions.sort()

@@ -4,8 +4,9 @@ https://prometheus.io/docs/prometheus/latest/querying/api/
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import Request, get, route
@@ -15,13 +16,14 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from almenara.errors import LimitExceeded
 from almenara.promql.evaluation import MAX_STEPS, Evaluator, Labels, Result, Steps, Value, Vector
 from almenara.promql.matching import build_match, label_series, label_value
 from almenara.promql.parser import parse_duration, parse_query, parse_selector
 from almenara.promql.syntax import QueryError, Selector
 from almenara.signals import now, parse_time
-from almenara.state.sample_history import SeriesMatch
-from almenara.state.sample_schema import SeriesName
+from almenara.state.sample_history import SeriesMatch, sort_series
+from almenara.state.sample_schema import SeriesName, StoredSeries
 from almenara.units import DAY, MILLISECOND
 from almenara.web.authorization import VIEWER
 from almenara.web.routes.api.samples import stored_samples
@@ -32,6 +34,7 @@ DEFAULT_SPAN: Final = DAY // MILLISECOND
 """Milliseconds of which series and labels are listed where a request names no start."""
 LARGEST_TIME: Final = 2**53
 MAX_SELECTORS: Final = 20
+MAX_LABEL_VALUES: Final = 50_000
 QUERY_ROUTE: Final[dict[str, Any]] = {
     "http_method": [HttpMethod.GET, HttpMethod.POST],
     "opt": VIEWER,
@@ -40,6 +43,8 @@ QUERY_ROUTE: Final[dict[str, Any]] = {
     "include_in_schema": False,
 }
 Parameters = MultiDict[Any]
+
+T = TypeVar("T")
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -115,15 +120,19 @@ async def series(request: Request[Any, Any, Any], services: NamedDependency[Serv
     parameters = await read_parameters(request)
     if not parameters.getall("match[]", []):
         raise QueryError("match[] is missing; it is a selector of series, such as cpu")
-    names = await _find(request, services, parameters)
-    return _success([label_series(name) for name in names])
+    names: set[SeriesName] = set()
+    for found in await _collect(request, services, parameters, sort_series):
+        names.update(series.name for series in found)
+    return _success([label_series(name) for name in sorted(names)])
 
 
 @route(f"{PREFIX}/labels", **QUERY_ROUTE)
 async def labels(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Answer:
     """List the names of labels."""
-    names = await _find(request, services, await read_parameters(request))
-    return _success(sorted({label for name in names for label in label_series(name)}))
+    parameters = await read_parameters(request)
+    return _success(
+        sorted(set().union(*await _collect(request, services, parameters, list_labels)))
+    )
 
 
 @get(f"{PREFIX}/label/{{label:str}}/values", opt=VIEWER, include_in_schema=False)
@@ -131,17 +140,24 @@ async def label_values(
     request: Request[Any, Any, Any], services: NamedDependency[Services], label: FromPath[str]
 ) -> Answer:
     """List the values of a label."""
-    names = await _find(request, services, await read_parameters(request))
-    return _success(sorted({value for name in names if (value := label_value(name, label))}))
+    parameters = await read_parameters(request)
+    list_values = partial(list_label_values, label)
+    return _success(
+        sorted(set().union(*await _collect(request, services, parameters, list_values)))
+    )
 
 
 PROMETHEUS: Final[list[HTTPRouteHandler]] = [query, query_range, series, labels, label_values]
 
 
-async def _find(
-    request: Request[Any, Any, Any], services: Services, parameters: Parameters
-) -> list[SeriesName]:
-    """Return the series that the selectors of a request match, between its start and end."""
+async def _collect(
+    request: Request[Any, Any, Any],
+    services: Services,
+    parameters: Parameters,
+    summarize: Callable[[Iterable[StoredSeries]], T],
+) -> list[T]:
+    """Return what a function makes of the series that each selector of a request matches, between
+    its start and end."""
     moment = now() // MILLISECOND
     until = parse_timestamp("end", parameters.get("end"), moment)
     since = parse_timestamp("start", parameters.get("start"), until - DEFAULT_SPAN)
@@ -151,10 +167,25 @@ async def _find(
         raise QueryError(f"more than {MAX_SELECTORS} match[]")
     matches = [build_match(parse_selector(str(text))) for text in selectors] or [SeriesMatch()]
     history = stored_samples(request, services)
-    names: set[SeriesName] = set()
-    for match in matches:
-        names.update(series.name for series in await history.find(match, since, until + 1))
-    return sorted(names)
+    return [await history.collect(match, since, until + 1, summarize) for match in matches]
+
+
+def list_labels(all_series: Iterable[StoredSeries]) -> set[str]:
+    """Return the names of the labels of series."""
+    return {label for series in all_series for label in label_series(series.name)}
+
+
+def list_label_values(label: str, all_series: Iterable[StoredSeries]) -> set[str]:
+    """Return the values of a label of series. Raises `LimitExceeded` where they are too many."""
+    values: set[str] = set()
+    for series in all_series:
+        if value := label_value(series.name, label):
+            values.add(value)
+            if len(values) > MAX_LABEL_VALUES:
+                raise LimitExceeded(
+                    f"the label has more than {MAX_LABEL_VALUES:,} values; narrow it with match[]"
+                )
+    return values
 
 
 def parse_timestamp(name: str, text: str | None, default: int) -> int:

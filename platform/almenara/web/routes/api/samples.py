@@ -10,9 +10,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from almenara.errors import Unavailable
-from almenara.panels.filters import matches_pattern
 from almenara.panels.time_window import parse_time_window
-from almenara.patterns import compile_pattern
 from almenara.promql.parser import parse_duration
 from almenara.promql.syntax import QueryError
 from almenara.signals import now
@@ -23,6 +21,7 @@ from almenara.state.sample_history import (
     SeriesMatch,
     SeriesRollups,
     compute,
+    match_patterns,
 )
 from almenara.state.sample_quantiles import (
     QUANTILE,
@@ -211,20 +210,7 @@ async def _answer(request: Request[Any, Any, Any], services: Services, limit: in
 
 def build_pattern_match(query: Mapping[str, str]) -> SeriesMatch:
     """Return what the names of an address match, each a plain name or a pattern."""
-    equal: dict[str, Any] = {}
-    patterns: list[tuple[int, str]] = []
-    for place, field in enumerate(NAMES):
-        if not (text := query.get(field, "")):
-            continue
-        if compile_pattern(text) is None:
-            equal[field] = text
-        else:
-            patterns.append((place, text))
-
-    def test(name: SeriesName) -> bool:
-        return all(matches_pattern(pattern, name[place]) for place, pattern in patterns)
-
-    return SeriesMatch(**equal, test=test if patterns else None)
+    return match_patterns({field: query.get(field, "") for field in NAMES})
 
 
 def _parse_span(query: Mapping[str, str], moment: int) -> tuple[int, int]:
