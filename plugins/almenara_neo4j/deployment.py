@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator, Snapshots, every, mark_unknown, monotonic, now
+from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
+from almenara.sdk import HealthAggregator, Snapshots, every, monotonic, now
 from almenara.signals import Event, Resource, Sample, Signal
+from almenara_neo4j.client import Row
 from almenara_neo4j.errors import QueryError, ServerError
-from almenara_neo4j.kinds import DATABASE, ONLINE
+from almenara_neo4j.kinds import DATABASE, ONLINE, QUERY
 from almenara_neo4j.mapping import (
     find_transitions,
+    is_on_server,
     make_checkpoint_event,
     make_sample,
     map_database,
@@ -18,7 +20,12 @@ from almenara_neo4j.mapping import (
     name_databases,
 )
 from almenara_neo4j.metrics import read_number
-from almenara_neo4j.server import Observation, ServerObserver
+from almenara_neo4j.server import (
+    SHOW_DATABASES,
+    SHOW_TRANSACTIONS,
+    Observation,
+    ServerObserver,
+)
 from almenara_neo4j.settings import DeploymentSettings
 
 MAX_COUNTED: Final = 50
@@ -40,9 +47,11 @@ class Deployment:
         self.settings = settings
         self.observers = [ServerObserver(address, settings) for address in settings.addresses]
         self._snapshots = Snapshots(find_transitions)
-        self._databases: list[Resource] = []
+        self._databases_at: int | None = None
+        """When the databases were last read, in microseconds."""
         self._commits: dict[str, tuple[float, float]] = {}
-        self._checkpoints: dict[str, float] = {}
+        self._checkpoints: dict[tuple[str, str], float] = {}
+        """The checkpoints that each server has counted of each database."""
 
     async def run(
         self, source: str, context: Context, publish: Publish, report: SourceReport
@@ -71,33 +80,44 @@ class Deployment:
         return [task.result() for task in tasks]
 
     async def _make_signals(self, observations: Sequence[Observation]) -> list[Signal]:
-        samples: list[Sample] = []
-        events: list[Event] = []
-        answered = [
-            (observer, observation)
-            for observer, observation in zip(self.observers, observations, strict=True)
-            if observation.is_reachable
-        ]
-        if answered:
-            observer, observation = answered[0]
-            self._databases, samples, events = await self._observe_databases(observer, observation)
+        resources = [observation.resource for observation in observations]
+        unread: list[ResourceKey] = []
+        unknown: list[Signal] = []
+        others: list[Signal] = []
+
+        def skip(keys: Sequence[ResourceKey], reason: str, since: int | None) -> None:
+            unread.extend(keys)
+            unknown.extend(self._snapshots.mark_unknown(reason, since, keys))
+
+        for observer, observation in zip(self.observers, observations, strict=True):
+            if observation.databases is not None:
+                databases, samples, events = await self._observe_databases(
+                    observer, observation, observation.databases
+                )
+                self._databases_at = now()
+                resources += databases
+                others += [*samples, *events]
+                break
         else:
-            reason = str(observations[0].resource.state.get("reason", ""))
-            self._databases = [
-                mark_unknown(database, reason, now()) for database in self._databases
+            # A server that answers knows best why.
+            observation = max(observations, key=lambda each: each.is_reachable)
+            skip(
+                self._snapshots.list_keys(DATABASE), observation.explain(SHOW_DATABASES),
+                self._databases_at,
+            )  # fmt: skip
+        for observer, observation in zip(self.observers, observations, strict=True):
+            others += observation.samples
+            if observation.queries is not None:
+                resources += observation.queries
+                continue
+            keys = [
+                key for key in self._snapshots.list_keys(QUERY) if is_on_server(key, observer.name)
             ]
-        resources = [
-            *(observation.resource for observation in observations),
-            *self._databases,
-            *(query for observation in observations for query in observation.queries),
-        ]
-        signals: list[Signal] = [*self._snapshots.difference(resources), *samples, *events]
-        for observation in observations:
-            signals += observation.samples
-        return signals
+            skip(keys, observation.explain(SHOW_TRANSACTIONS), observer.transactions_at)
+        return [*unknown, *self._snapshots.difference(resources, unread), *others]
 
     async def _observe_databases(
-        self, observer: ServerObserver, observation: Observation
+        self, observer: ServerObserver, observation: Observation, rows: Sequence[Row]
     ) -> tuple[list[Resource], list[Sample], list[Event]]:
         """The databases that a server names, with their samples. Every member of a cluster names
         the databases of all."""
@@ -106,7 +126,7 @@ class Deployment:
         samples: list[Sample] = []
         events: list[Event] = []
         commits: dict[str, tuple[float, float]] = {}
-        for name, row in name_databases(observation.databases):
+        for name, row in name_databases(rows):
             resource = map_database(deployment, name, row)
             resources.append(resource)
             measured, last = measure_database(deployment, name, row, self._commits.get(name), at)
@@ -121,18 +141,19 @@ class Deployment:
                 make_sample(DATABASE, deployment, resource.name, metric, value, unit)
                 for metric, (value, unit) in metrics.items()
             ]
-            events += self._find_checkpoint(resource, metrics)
+            events += self._find_checkpoint(observer.name, resource, metrics)
         if self.settings.count_entities:
             samples += await self._count(observer, observation, first)
         return resources, samples, events
 
     def _find_checkpoint(
-        self, database: Resource, metrics: dict[str, tuple[float, str]]
+        self, server: str, database: Resource, metrics: dict[str, tuple[float, str]]
     ) -> list[Event]:
         if "checkpoints" not in metrics:
             return []
-        number, before = metrics["checkpoints"][0], self._checkpoints.get(database.name)
-        self._checkpoints[database.name] = number
+        key = server, database.name
+        number, before = metrics["checkpoints"][0], self._checkpoints.get(key)
+        self._checkpoints[key] = number
         if before is None or number <= before:
             return []
         duration = metrics.get("checkpoint_duration", (None, ""))[0]
@@ -154,7 +175,7 @@ class Deployment:
                 try:
                     rows = await observer.client.read(f"count({metric})", query, database=name)
                 except QueryError as error:
-                    observation.problems = [*observation.problems, f"{name}: {error}"]
+                    observation.problems[f"{name}: {metric}"] = f"{name}: {error}"
                     continue
                 except ServerError:
                     # The next observation reports a server that has just stopped to answer.
@@ -171,5 +192,5 @@ class Deployment:
             name = observation.resource.name
             reason = str(observation.resource.state.get("reason", ""))
             health.note(name, "" if observation.is_reachable else f"{name}: {reason}")
-        problems = {problem for each in observations for problem in each.problems}
+        problems = {problem for each in observations for problem in each.problems.values()}
         health.note(RIGHTS, "; ".join(sorted(problems)))

@@ -53,7 +53,7 @@ async def check_deployment(settings: DeploymentSettings) -> Finding:
         check=check,
         verdict="ok",
         message=f"servers that answer: {len(observations)} (Neo4j {first.get('version', '?')}"
-        f" {first.get('edition', '')}); databases: {len(observations[0].databases)}",
+        f" {first.get('edition', '')}); databases: {len(observations[0].databases or ())}",
     )
 
 

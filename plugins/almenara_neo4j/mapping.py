@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from almenara.hookspecs import ResourceKey
 from almenara.sdk import Changes
 from almenara.signals import Event, Resource, Sample, Severity, parse_time
 from almenara.units import SECOND
@@ -154,6 +155,16 @@ def measure_transactions(rows: Sequence[Row]) -> list[tuple[str, float, str]]:
     ]
 
 
+def name_query(transaction: str, server: str) -> str:
+    """The name of the resource of a query: ids of transactions are unique on a server."""
+    return f"{transaction[:200]}@{server}"
+
+
+def is_on_server(key: ResourceKey, server: str) -> bool:
+    """Whether the resource of a query, by its key, is one of a server."""
+    return key[2].endswith(f"@{server}")
+
+
 def map_queries(
     deployment: str, server: str, rows: Sequence[Row], *, after: float, shows_text: bool
 ) -> tuple[list[Resource], list[Sample]]:
@@ -168,8 +179,7 @@ def map_queries(
     long.sort(key=lambda pair: -pair[0])
     resources, samples = [], []
     for elapsed, row in long[:MAX_QUERIES]:
-        # Ids are unique on a server.
-        name = f"{str(row['transactionId'])[:200]}@{server}"
+        name = name_query(str(row["transactionId"]), server)
         status = BLOCKED if is_blocked(row) else RUNNING
         text = mask_query(str(row.get("currentQuery") or "")) if shows_text else ""
         state = {
@@ -253,8 +263,7 @@ def _query_transitions(
     started = resource.state.get("started", "")
     query = str(resource.state.get("query") or "the query")
     if after is None:
-        if resource.status != UNKNOWN:
-            yield _make_event(resource, "finished", Severity.INFO, f"{query} ended", started)
+        yield _make_event(resource, "finished", Severity.INFO, f"{query} ended", started)
         return
     if before is None:
         yield _make_event(after, "long", Severity.WARN, f"{query} is running for long", started)

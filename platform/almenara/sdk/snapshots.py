@@ -31,7 +31,9 @@ class Snapshots:
     twice is one event.
 
     While the observed system does not answer, publish what `mark_unknown` returns: nothing is
-    healthy without an answer. The next answer makes the resources known again.
+    healthy without an answer. The next answer makes the resources known again. Where only a part
+    of a snapshot cannot be read, pass the keys of that part, as `list_keys` returns them, to
+    `mark_unknown` and as `unread` to `difference`: no answer is not an answer of nothing.
 
     Call `restore` at the start of `run`. It forgets what an earlier run has published: since then,
     another replica may have run the source, or the last batch was not stored. So every resource is
@@ -65,15 +67,21 @@ class Snapshots:
         """Return the resource as it was last published; None if it is unknown."""
         return self._known.get(key)
 
+    def list_keys(self, kind: str) -> list[ResourceKey]:
+        """Return the keys of the resources of a kind that are remembered, or that an earlier run
+        has published."""
+        return [key for key in {**self._known, **dict.fromkeys(self._restored)} if key[0] == kind]
+
     def update(self, after: Resource) -> Sequence[Signal]:
         """Return the signals to publish of one resource: it and the events of its transition."""
         before = self._known.get(after.key)
         if before is not None and _is_unchanged(before, after):
             return ()
         self._known[after.key] = after
+        was_unknown = after.key in self._last_known
         before = self._last_known.pop(after.key, before)
-        if before is not None and _is_unchanged(before, after):
-            # It was unknown for a while, and is as it was.
+        if was_unknown and (before is None or _is_unchanged(before, after)):
+            # It is as it was before it was unknown, or nothing else is known of it.
             return (after,)
         return after, *self._events(before, after)
 
@@ -110,25 +118,28 @@ class Snapshots:
                 signals.append(after)
         return signals
 
-    def difference(self, snapshot: Iterable[Resource]) -> Sequence[Signal]:
+    def difference(
+        self, snapshot: Iterable[Resource], unread: Iterable[ResourceKey] = ()
+    ) -> Sequence[Signal]:
         """Return the signals to publish of a complete snapshot: each resource that is new or
         differs, each one that is missing, marked as deleted, and the events of their
-        transitions."""
+        transitions. Nothing is returned of those in `unread`, which could not be read."""
         current = {resource.key: resource for resource in snapshot}
-        missing = [key for key in self._known if key not in current]
+        exempt = current.keys() | set(unread)
+        missing = [key for key in self._known if key not in exempt]
         signals: list[Signal] = []
         for after in current.values():
             signals += self.update(after)
         for key in missing:
             signals += self.remove(key)
-        for kind, namespace, name in sorted(self._restored - current.keys() - set(missing)):
+        for kind, namespace, name in sorted(self._restored - exempt - set(missing)):
             signals.append(Resource(kind=kind, namespace=namespace, name=name, deleted=True))
         self._restored.clear()
         self._is_first = False
         return signals
 
     def _events(self, before: Resource | None, after: Resource | None) -> Iterable[Event]:
-        if self._transitions is None or self._is_first:
+        if self._transitions is None or self._is_first or (before is None and after is None):
             return ()
         return self._transitions(Changes(before=before, after=after))
 

@@ -33,8 +33,12 @@ class Cluster:
     def __init__(self) -> None:
         self.leader, self.transactions, self.checkpoints = 0, 100, 1
         self.roles = ["primary", "primary"]
+        self.lists_databases, self.rounds = True, 0
 
     def answer(self, query: str, _parameters: dict[str, Any]) -> Answer:
+        self.rounds += "dbms.components" in query
+        if "SHOW DATABASES" in query and not self.lists_databases:
+            return "Neo.ClientError.Transaction.TransactionTimedOut"
         for part, names, rows in (
             ("dbms.components", ["name", "versions", "edition"],
              [["Neo4j Kernel", ["5.26.0"], "enterprise"]]),
@@ -101,3 +105,29 @@ async def test_cluster_has_roles_writer_lag_checkpoints_and_page_cache(run: Any)
         ("neo4j.database.checkpoint", first), ("neo4j.database.role_changed", first),
         ("neo4j.database.writer_changed", second),
     ]  # fmt: skip
+
+
+async def test_checkpoints_of_several_servers_are_not_compared(run: Any) -> None:
+    members = [Cluster(), Cluster()]
+    members[0].checkpoints, members[1].checkpoints = 3, 500
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(run_bolt_server(each.answer)) for each in members]
+        source = await stack.enter_async_context(run(*urls))
+
+        async def pass_rounds() -> None:
+            last = [each.rounds + 3 for each in members]
+            await source.until(
+                lambda: all(each.rounds >= at for each, at in zip(members, last, strict=True))
+            )
+
+        await pass_rounds()
+        # The other one names the databases now, and has written more checkpoints since its start.
+        members[0].lists_databases = False
+        await pass_rounds()
+        members[0].lists_databases = True
+        await pass_rounds()
+        assert source.events == []
+        members[0].checkpoints += 1
+        await source.until(lambda: bool(source.events))
+    (event,) = source.events
+    assert event.type == "neo4j.database.checkpoint"

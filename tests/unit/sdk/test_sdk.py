@@ -384,6 +384,39 @@ async def test_snapshot_publishes_everything_again_after_a_restore(tmp_path: Pat
     assert events == []
 
 
+async def test_part_of_a_snapshot_that_cannot_be_read_is_not_missing(tmp_path: Path) -> None:
+    changes: list[tuple[str, str]] = []
+
+    def note(change: Changes) -> list[Event]:
+        before, after = change.before, change.after
+        changes.append((before.status if before else "", after.status if after else ""))
+        return []
+
+    node = Resource(kind="node", name="a", status="ok")
+    jobs = [Resource(kind="job", name=name, status="ok") for name in "bc"]
+    context = MemoryContext(tmp_path)
+    context.bus.accept([Resource(kind="job", name="d", status="ok"), *jobs], "source")
+    snapshots = Snapshots(note)
+    await snapshots.restore(context, "source")
+    for _ in range(2):
+        keys = snapshots.list_keys("job")
+        assert sorted(keys) == [("job", "", "b"), ("job", "", "c"), ("job", "", "d")]
+        snapshots.mark_unknown("no answer", keys=keys)
+        snapshots.difference([node], unread=keys)
+    assert [snapshots.get(key).status for key in keys] == ["unknown"] * 3  # type: ignore[union-attr]
+    signals = snapshots.difference([node, *jobs])
+    assert sorted((signal.name, signal.deleted) for signal in signals) == [  # type: ignore[union-attr]
+        ("b", False), ("c", False), ("d", True),
+    ]  # fmt: skip
+    # Nothing is known of what they were, so that these are no transitions.
+    assert changes == []
+    keys = [jobs[0].key]
+    snapshots.mark_unknown("no answer", keys=keys)
+    assert snapshots.difference([node, jobs[1]], unread=keys) == []
+    assert {signal.name for signal in snapshots.difference([node])} == {"b", "c"}  # type: ignore[union-attr]
+    assert changes == [("ok", ""), ("ok", "")]
+
+
 def test_snapshot_ignores_a_new_time_alone() -> None:
     snapshots = Snapshots()
     (first,) = snapshots.difference(state(a="up"))
