@@ -6,18 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
-from almenara.sdk import HealthAggregator, Snapshots, every, mark_unknown, monotonic, now
+from almenara.sdk import HealthAggregator, Snapshots, every, monotonic, now
 from almenara.sdk.servers import Address
-from almenara.signals import Resource, Sample, Signal
+from almenara.signals import Resource, Signal
 from almenara_valkey.channels import map_channels
+from almenara_valkey.commands import map_commands
 from almenara_valkey.info import read_mode
 from almenara_valkey.kinds import (
-    COMMAND,
     DEGRADED,
     DEPLOYMENT,
+    KEY,
     NO_PRIMARY,
     OK,
     SEVERITIES,
+    STREAM_GROUP,
     UNREACHABLE,
 )
 from almenara_valkey.mapping import PRIMARY, find_transitions
@@ -29,8 +31,6 @@ ROUNDS: Final = 3
 """Times that newly named servers are observed at once: a sentinel names a primary, which names a
 replica."""
 CONCURRENCY: Final = 50
-MAX_COMMANDS: Final = 50
-"""The most called commands that are shown."""
 COMMANDS: Final = "commands"
 """The part of the health that is about refused commands."""
 
@@ -47,9 +47,8 @@ class Deployment:
         self._named_at: dict[Address, float] = {}
         """When each server was last named by another."""
         self._snapshots = Snapshots(find_transitions)
-        self._groups: dict[ResourceKey, Resource] = {}
-        self._commands: dict[str, tuple[int, float]] = {}
-        self._commands_at = 0.0
+        self._primary_at: int | None = None
+        """When a primary last answered, in microseconds."""
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def run(
@@ -120,8 +119,9 @@ class Deployment:
     # Signals
 
     def _make_signals(self, observations: Sequence[Observation]) -> list[Signal]:
-        self._update_groups(observations)
-        commands, samples = self._list_commands()
+        groups, unknown = self._list_groups(observations)
+        statistics = [observation.commands for observation in observations]
+        commands, samples = map_commands(self.settings.name, statistics)
         subscribers = Counter[str]()
         for observation in observations:
             # A subscriber is on one server; messages reach those of all servers.
@@ -130,35 +130,45 @@ class Deployment:
         resources = [
             self._describe(observations),
             *(observation.resource for observation in observations),
-            *self._groups.values(),
+            *groups,
             *commands,
             *channels,
         ]
-        signals = [*self._snapshots.difference(resources), *samples, *channel_samples]
+        current = {resource.key for resource in resources}
+        signals: list[Signal] = []
+        for key, (reason, since) in unknown.items():
+            if key not in current:
+                signals += self._snapshots.mark_unknown(reason, since, [key])
+        signals += self._snapshots.difference(resources, unknown)
+        signals += samples
+        # The subscribers of the others alone are not those of a channel.
+        signals += [sample for sample in channel_samples if sample.key not in unknown]
         for observation in observations:
             signals += observation.samples
             signals += observation.events
         return signals
 
-    def _update_groups(self, observations: Sequence[Observation]) -> None:
-        """Take the groups and keys of the primaries that have answered. Of a deployment without
-        one, nothing is known: all of them are unknown."""
+    def _list_groups(
+        self, observations: Sequence[Observation]
+    ) -> tuple[list[Resource], dict[ResourceKey, tuple[str, int | None]]]:
+        """The groups and keys of the primaries that have answered, and why and since when others,
+        channels and commands are unknown. Of a deployment without a primary, no group is known."""
+        unknown: dict[ResourceKey, tuple[str, int | None]] = {}
+        for observation in observations:
+            for key, reason in observation.unread.items():
+                unknown.setdefault(key, (reason, observation.known_at))
         primaries = [
             observation
             for observation in observations
             if observation.is_reachable and observation.role == PRIMARY
         ]
         if primaries:
-            self._groups = {
-                resource.key: resource
-                for observation in primaries
-                for resource in observation.others
-            }
-            return
-        self._groups = {
-            key: mark_unknown(resource, "no primary answers", now())
-            for key, resource in self._groups.items()
-        }
+            self._primary_at = now()
+        else:
+            for kind in (STREAM_GROUP, KEY):
+                for key in self._snapshots.list_keys(kind):
+                    unknown[key] = "no primary answers", self._primary_at
+        return [each for observation in primaries for each in observation.others], unknown
 
     def _describe(self, observations: Sequence[Observation]) -> Resource:
         reachable = [observation for observation in observations if observation.is_reachable]
@@ -194,50 +204,6 @@ class Deployment:
             state={key: value for key, value in state.items() if value not in (None, "")},
         )  # fmt: skip
 
-    def _list_commands(self) -> tuple[list[Resource], list[Sample]]:
-        """The most called commands of all servers together, with their rates."""
-        totals: dict[str, tuple[int, float]] = {}
-        for observer in self._observers.values():
-            for name, (calls, duration) in observer.command_calls().items():
-                before = totals.get(name, (0, 0.0))
-                totals[name] = before[0] + calls, before[1] + duration
-        at, before_at = monotonic(), self._commands_at
-        previous, self._commands, self._commands_at = self._commands, totals, at
-        names = sorted(totals, key=lambda name: -totals[name][0])[:MAX_COMMANDS]
-        resources = [
-            Resource(kind=COMMAND, namespace=self.settings.name, name=name) for name in names
-        ]
-        slowest = self._find_slowest()
-        samples: list[Sample] = []
-        for name in names:
-            calls = totals[name][0] - previous.get(name, (0, 0.0))[0]
-            duration = totals[name][1] - previous.get(name, (0, 0.0))[1]
-            # Less than before: a server was restarted, or does not answer.
-            if not before_at or calls < 0 or duration < 0 or name not in previous:
-                continue
-            values = [("calls", calls / (at - before_at), "1/s")]
-            if calls:
-                values.append(("duration", duration / calls / 1e6, "s"))
-                if name in slowest:
-                    values.append(("duration_p99", slowest[name], "s"))
-            samples += [
-                Sample(
-                    kind=COMMAND, namespace=self.settings.name, name=name, metric=metric,
-                    value=value, unit=unit,
-                )
-                for metric, value, unit in values
-            ]  # fmt: skip
-        return resources, samples
-
-    def _find_slowest(self) -> dict[str, float]:
-        """The 99th percentile of each command on the server where it is slowest: percentiles of
-        several servers cannot be added up."""
-        slowest: dict[str, float] = {}
-        for observer in self._observers.values():
-            for name, duration in observer.command_latencies().items():
-                slowest[name] = max(duration, slowest.get(name, 0.0))
-        return slowest
-
     def _report_health(self, observations: Sequence[Observation], health: HealthAggregator) -> None:
         for observation in observations:
             name = observation.resource.name
@@ -252,13 +218,10 @@ class Deployment:
 
 def _distinguish(observations: Sequence[Observation]) -> list[Observation]:
     """Leave out servers that are observed under another address already, such as the host of a URL
-    and the IP address that a replica names."""
-    seen: set[str] = set()
-    distinct = []
+    and the IP address that a replica names: one that answers, or else the first."""
+    best: dict[str, Observation] = {}
     for observation in observations:
-        run_id = observation.info.get("run_id", "")
-        if run_id not in seen:
-            distinct.append(observation)
-        if run_id:
-            seen.add(run_id)
-    return distinct
+        run_id = observation.run_id
+        if run_id and (run_id not in best or observation.is_reachable > best[run_id].is_reachable):
+            best[run_id] = observation
+    return [each for each in observations if best.get(each.run_id, each) is each]

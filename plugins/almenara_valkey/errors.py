@@ -34,6 +34,10 @@ class ElsewhereError(CommandError):
     """The key of a command belongs to another node of the cluster."""
 
 
+class MissingKeyError(CommandError):
+    """The key of a command does not exist, or has another type."""
+
+
 def translate_error(
     error: Exception, command: str, timeout: float, secrets: Iterable[Secret | None] = ()
 ) -> ServerError:
@@ -63,6 +67,8 @@ def translate_error(
     if isinstance(error, ResponseError):
         if "unknown command" in str(error).lower():
             return CommandError(f"the server does not know {command}")
+        if "no such key" in str(error).lower() or str(error).startswith("WRONGTYPE"):
+            return MissingKeyError("the key does not exist, or has another type")
         return CommandError(f"{command}: {describe(error)}")
     if isinstance(error, ValkeyError | OSError):
         return ServerError(describe(error))

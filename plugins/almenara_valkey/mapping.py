@@ -13,6 +13,7 @@ from almenara_valkey.info import (
     count_keys,
     list_errors,
     list_replicas,
+    parse_fields,
     read_count,
     read_mode,
     read_number,
@@ -203,6 +204,9 @@ def _replication_lag(info: Info) -> float | None:
     """Bytes that a replica is behind, or that the slowest replica of a primary is."""
     offset = read_number(info, "master_repl_offset")
     if info.get("role") == "slave":
+        if info.get("master_link_status", "up") != "up":
+            # Without a connection, how far the primary is remains unknown.
+            return None
         own = read_number(info, "slave_repl_offset")
         read = read_number(info, "slave_read_repl_offset")
         return max((read or own or 0) - (own or 0), 0) if own is not None else None
@@ -210,14 +214,16 @@ def _replication_lag(info: Info) -> float | None:
         number
         for name, value in info.items()
         if name.startswith("slave") and "offset=" in value
-        if (number := _offset(value)) is not None
+        if (number := _read_acknowledged(value))
     ]
     return max(offset - min(acknowledged), 0) if offset is not None and acknowledged else None
 
 
-def _offset(value: str) -> float | None:
-    fields = dict(part.split("=", 1) for part in value.split(",") if "=" in part)
-    return read_number(fields, "offset")
+def _read_acknowledged(value: str) -> float | None:
+    """The offset that a replica has acknowledged; None or 0 while it loads the data of the primary,
+    which is no lag."""
+    fields = parse_fields(value)
+    return read_number(fields, "offset") if fields.get("state", "online") == "online" else None
 
 
 def _increase(before: Mapping[str, str], after: Mapping[str, str], field: str) -> float | None:

@@ -5,15 +5,17 @@ from typing import Final
 
 import msgspec
 
+from almenara.hookspecs import ResourceKey
 from almenara.sdk import mark_unknown, monotonic, now
 from almenara.signals import Event, Resource, Sample
 from almenara.units import MINUTE, SECOND
 from almenara_valkey.channels import read_channels
 from almenara_valkey.client import Connection
 from almenara_valkey.command_log import CommandLogReader
+from almenara_valkey.commands import CommandStatistics, measure_commands
 from almenara_valkey.errors import CommandError, ServerError
-from almenara_valkey.info import Info, list_commands, parse_info, read_latencies, read_mode
-from almenara_valkey.kinds import KEY, SERVER, SEVERITIES, UNREACHABLE
+from almenara_valkey.info import Info, parse_info, read_mode
+from almenara_valkey.kinds import CHANNEL, COMMAND, KEY, SERVER, SEVERITIES, UNREACHABLE
 from almenara_valkey.mapping import (
     PRIMARY,
     Counters,
@@ -48,6 +50,11 @@ class Observation(msgspec.Struct):
     """Stream groups and sampled keys."""
     channels: Mapping[str, int] = {}
     """The subscribers of each channel."""
+    commands: CommandStatistics = CommandStatistics()
+    unread: dict[ResourceKey, str] = {}
+    """Why each group, key, channel and command that the server reported last is unknown now."""
+    known_at: int | None = None
+    """When the server last answered, in microseconds; None where it never has."""
     samples: Sequence[Sample] = ()
     events: Sequence[Event] = ()
     problem: str = ""
@@ -57,6 +64,11 @@ class Observation(msgspec.Struct):
     def is_reachable(self) -> bool:
         """Whether the server has answered."""
         return bool(self.info)
+
+    @property
+    def run_id(self) -> str:
+        """The last known id of the run of the process; the same under each address of a server."""
+        return str(self.resource.state.get("run_id", ""))
 
     @property
     def role(self) -> str:
@@ -72,6 +84,8 @@ class ServerObserver:
         self.name = str(member.address)
         self.connection = Connection(member.address, settings, is_sentinel=member.is_sentinel)
         self.counters: Counters | None = None
+        """None where it did not answer in the last round."""
+        self._commands = CommandStatistics()
         self._resource: Resource | None = None
         self._last_answer = 0
         self._started = 0
@@ -82,6 +96,7 @@ class ServerObserver:
             settings.name, settings.streams, discovers=settings.discover_streams
         )
         self._groups: list[Resource] = []
+        self._channels: Mapping[str, int] = {}
         self._logs = CommandLogReader(settings.name, self.name, shows_key=settings.show_keys)
         self._thresholds = Thresholds(
             fragmentation=settings.fragmentation_limit,
@@ -124,7 +139,10 @@ class ServerObserver:
         if self.settings.simulated:
             resource.state["data"] = "simulated"
         samples = list(make_samples(self.settings.name, self.name, info, self.counters, at))
-        observation = Observation(resource=resource, info=info, samples=samples)
+        self._commands = measure_commands(info, self.counters, at)
+        observation = Observation(
+            resource=resource, info=info, samples=samples, commands=self._commands, known_at=moment
+        )
         self._resource, self._last_answer = resource, moment
         self.counters = Counters(run_id=info["run_id"], at=at, info=info)
         try:
@@ -138,7 +156,8 @@ class ServerObserver:
         """Add what the settings request; return why some of it cannot be read. What one command is
         refused is not a reason to do without the others. Raises `ServerError`."""
         settings, info = self.settings, observation.info
-        is_primary = role == PRIMARY and info.get("loading") != "1"
+        is_loading = info.get("loading") == "1"
+        is_primary = role == PRIMARY and not is_loading
         has_data = role != "sentinel"
         is_sampling_due = now() - self._sampled_at >= MINUTE
         parts: Sequence[tuple[bool, Callable[[Observation], Awaitable[None]]]] = (
@@ -156,7 +175,16 @@ class ServerObserver:
             except CommandError as error:
                 problems.append(str(error))
         if is_primary:
-            observation.others = [*self._groups, *self._keys.values()]
+            observation.others = [
+                resource
+                for resource in (*self._groups, *self._keys.values())
+                if resource.key not in observation.unread
+            ]
+        elif is_loading:
+            reason = str(observation.resource.state.get("reason", ""))
+            observation.unread.update((key, reason) for key in self._data_keys())
+        else:
+            self._groups, self._keys = [], {}
         return problems
 
     async def _add_members(self, observation: Observation) -> None:
@@ -167,13 +195,29 @@ class ServerObserver:
         observation.events = await self._logs.read(self.connection, observation.info)
 
     async def _add_channels(self, observation: Observation) -> None:
-        observation.channels = await read_channels(self.connection, observation.info)
+        try:
+            self._channels = await read_channels(self.connection, observation.info)
+        except CommandError as error:
+            observation.unread.update((key, str(error)) for key in self._channel_keys())
+            raise
+        observation.channels = self._channels
+
+    def _channel_keys(self) -> list[ResourceKey]:
+        return [(CHANNEL, self.settings.name, name) for name in self._channels]
+
+    def _data_keys(self) -> list[ResourceKey]:
+        """The groups and keys that the server reported last."""
+        return [resource.key for resource in (*self._groups, *self._keys.values())]
 
     async def _add_groups(self, observation: Observation) -> None:
-        self._groups, samples = await self._streams.read(
-            self.connection, self.settings.stalled_after
-        )
+        groups, samples = await self._streams.read(self.connection, self.settings.stalled_after)
+        refused = self._streams.refused
+        unread = [group for group in self._groups if group.state["stream"] in refused]
+        observation.unread.update((group.key, refused[group.state["stream"]]) for group in unread)
+        self._groups = [*groups, *unread]
         observation.samples = [*observation.samples, *samples]
+        if self._streams.problems:
+            raise CommandError("; ".join(self._streams.problems))
 
     async def _sample_keys(self, _observation: Observation) -> None:
         """Read the sizes of random keys, and of the largest of before; keep the largest."""
@@ -210,16 +254,8 @@ class ServerObserver:
             before, reason, self._last_answer or now(), status=UNREACHABLE,
             severity=SEVERITIES[UNREACHABLE],
         )  # fmt: skip
-        if self._last_answer == 0:
-            self._last_answer = now()
-        return Observation(resource=resource)
-
-    def command_calls(self) -> dict[str, tuple[int, float]]:
-        """Calls and microseconds of each command since the statistics were reset."""
-        if self.counters is None:
-            return {}
-        return {name: (calls, usec) for name, calls, usec in list_commands(self.counters.info)}
-
-    def command_latencies(self) -> dict[str, float]:
-        """The 99th percentile of the duration of each command, in seconds."""
-        return {} if self.counters is None else read_latencies(self.counters.info)
+        known_at = self._last_answer or None
+        self._last_answer = self._last_answer or now()
+        commands = [(COMMAND, self.settings.name, name) for name in self._commands.totals]
+        unread = dict.fromkeys([*self._data_keys(), *self._channel_keys(), *commands], reason)
+        return Observation(resource=resource, unread=unread, known_at=known_at)

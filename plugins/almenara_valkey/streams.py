@@ -8,7 +8,7 @@ import msgspec
 from almenara.sdk import monotonic
 from almenara.signals import Resource, Sample
 from almenara_valkey.client import Connection
-from almenara_valkey.errors import CommandError, ElsewhereError
+from almenara_valkey.errors import CommandError, ElsewhereError, MissingKeyError
 from almenara_valkey.info import as_integer
 from almenara_valkey.kinds import OK, SEVERITIES, STALLED, STREAM_GROUP
 
@@ -21,6 +21,7 @@ MAX_STREAMS: Final = 200
 class GroupProgress(msgspec.Struct):
     """How far a consumer group is, and since when it has not moved."""
 
+    stream: str
     delivered: str
     pending: int
     since: float
@@ -35,13 +36,22 @@ class StreamReader:
         self._streams: dict[str, None] = dict.fromkeys(names)
         self._cursor = "0"
         self._progress: dict[str, GroupProgress] = {}
+        self.refused: dict[str, str] = {}
+        """Why each stream that exists could not be read in the last round."""
+        self.problems: Sequence[str] = ()
+        """The same, each once, and why streams could not be searched for."""
 
     async def read(
         self, connection: Connection, stalled_after: float
     ) -> tuple[list[Resource], list[Sample]]:
-        """Return the groups of all known streams. Raises `ServerError`."""
+        """Return the groups of all known streams but those in `refused`. Raises `ServerError` where
+        the server does not answer."""
+        self.refused, problems = {}, list[str]()
         if self._discovers:
-            await self._search(connection)
+            try:
+                await self._search(connection)
+            except CommandError as error:
+                problems.append(str(error))
         resources: list[Resource] = []
         samples: list[Sample] = []
         for stream in list(self._streams):
@@ -50,17 +60,24 @@ class StreamReader:
                 groups = _read_tables(await connection.call("XINFO", "GROUPS", stream))
             except ElsewhereError:
                 continue
-            except CommandError:
-                # It was deleted, or is no stream any more.
+            except MissingKeyError:
                 if self._discovers:
                     del self._streams[stream]
+                continue
+            except CommandError as error:
+                self.refused[stream] = str(error)
                 continue
             for group in groups:
                 resource = self._map(stream, group, stalled_after)
                 resources.append(resource)
                 samples += _make_samples(resource, group, length)
+        self.problems = list(dict.fromkeys([*problems, *self.refused.values()]))
         current = {resource.name for resource in resources}
-        self._progress = {key: value for key, value in self._progress.items() if key in current}
+        self._progress = {
+            name: progress
+            for name, progress in self._progress.items()
+            if name in current or progress.stream in self.refused
+        }
         return resources, samples
 
     async def _search(self, connection: Connection) -> None:
@@ -79,7 +96,9 @@ class StreamReader:
         delivered = str(group.get("last-delivered-id", ""))
         before = self._progress.get(name)
         if before is None or before.delivered != delivered or before.pending > pending:
-            before = self._progress[name] = GroupProgress(delivered, int(pending), monotonic())
+            before = self._progress[name] = GroupProgress(
+                stream, delivered, int(pending), monotonic()
+            )
         waits = pending or _number(group.get("lag"))
         is_stalled = bool(waits) and monotonic() - before.since >= stalled_after
         status = STALLED if is_stalled else OK

@@ -175,6 +175,34 @@ def test_rates_are_left_out_after_a_restart_or_reset() -> None:
     assert "hit_rate" not in metrics("a", "3")
 
 
+def replication_lag(info: str) -> float | None:
+    samples = make_samples("lab", "s", parse_info(info), None, 2.0)
+    return next((each.value for each in samples if each.metric == "replication_lag"), None)
+
+
+PRIMARY = "role:master\r\nmaster_repl_offset:500000000000\r\n"
+SYNCHRONIZED = "slave0:ip=10.0.0.2,port=6379,state=online,offset=499999999900,lag=1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("info", "lag"),
+    [
+        (PRIMARY + SYNCHRONIZED, 100),
+        # While a replica loads the data of the primary, it has acknowledged nothing.
+        (PRIMARY + "slave0:ip=10.0.0.2,port=6379,state=wait_bgsave,offset=0,lag=0\r\n", None),
+        (PRIMARY + "slave0:ip=10.0.0.2,port=6379,state=send_bulk,offset=0,lag=0\r\n", None),
+        (PRIMARY + SYNCHRONIZED + "slave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0", 100),
+        (PRIMARY + SYNCHRONIZED + "slave1:ip=10.0.0.3,port=6379,state=online,offset=0,lag=0", 100),
+        ("role:slave\r\nmaster_link_status:up\r\nslave_repl_offset:90\r\n"
+         "slave_read_repl_offset:100", 10),
+        ("role:slave\r\nmaster_link_status:down\r\nslave_repl_offset:90\r\n"
+         "slave_read_repl_offset:100", None),
+    ],
+)  # fmt: skip
+def test_lag_is_that_of_synchronized_replicas(info: str, lag: float | None) -> None:
+    assert replication_lag(info) == lag
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
