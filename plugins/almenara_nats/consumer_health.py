@@ -1,9 +1,10 @@
 """Which consumers are stalled: since when, with an event for each stall and each recovery.
 
 A consumer is stalled when it has work and neither receives nor acknowledges any. It stays stalled
-until its backlog falls: a single redelivery is progress, and with more messages waiting than before
-nothing has recovered. An ephemeral one whose client has ended is not stalled: the server deletes
-it.
+until its backlog falls, or until it has received or acknowledged other messages for as long as it
+takes to be stalled: a single redelivery is no recovery, and one that keeps up with what arrives is
+not stalled, however much waits. An ephemeral one whose client has ended is not stalled: the server
+deletes it. Neither is one that is paused: what waits meanwhile begins to wait when it is resumed.
 """
 
 import time
@@ -33,6 +34,13 @@ class Progress(msgspec.Struct):
     delivered: int
     acknowledged: int
     since: float
+    stream: tuple[int, int] = (0, 0)
+    """The last message in the stream that was delivered, and the first that is not acknowledged:
+    redeliveries change neither."""
+    moved_at: float | None = None
+    """When `stream` was last found changed."""
+    moving_since: float = 0.0
+    """Since when it has changed again and again."""
 
 
 class Stall(msgspec.Struct):
@@ -76,6 +84,10 @@ class ConsumerHealth:
         """Forget the progress: how far the consumers are is unknown for a while."""
         self._progress.clear()
 
+    def forget(self, stream: str, name: str) -> None:
+        """Forget the progress of one consumer, for the same reason."""
+        self._progress.pop((stream, name), None)
+
     def keep_only(self, keys: Collection[Key]) -> None:
         """Forget the consumers that do not exist any more."""
         for known in (self._progress, self._stalls):
@@ -87,14 +99,19 @@ class ConsumerHealth:
         key = stream, info.name
         backlog = figures["pending"] + figures["ack_pending"]
         idle = self._measure_idle(key, info, figures)
+        if info.paused:
+            self._stalls.pop(key, None)
         stall = self._stalls.get(key)
         is_abandoned = stall is None and idle >= self._stalled_after and has_no_client(info)
         if info.paused or is_abandoned:
             pass
         elif stall is None and idle >= self._stalled_after:
             stall = self._stalls[key] = Stall(now() - int(idle * SECOND), backlog)
+            self._progress[key].stream, self._progress[key].moved_at = _read_stream(info), None
             self._note(key, STALLED, stall, backlog)
-        elif stall is not None and not idle and backlog <= stall.highest * RECOVERED_SHARE:
+        elif stall is not None and (
+            (not idle and backlog <= stall.highest * RECOVERED_SHARE) or self._is_moving(key, info)
+        ):
             self._note(key, "recovered", stall, backlog)
             del self._stalls[key]
             stall = None
@@ -125,11 +142,28 @@ class ConsumerHealth:
         if (
             progress is not None
             and has_work
+            and not info.paused
             and (progress.delivered, progress.acknowledged) == (delivered, acknowledged)
         ):
             return moment - progress.since
-        self._progress[key] = Progress(delivered, acknowledged, moment)
+        if progress is None:
+            stream = _read_stream(info)
+            progress = self._progress[key] = Progress(delivered, acknowledged, moment, stream)
+        progress.delivered, progress.acknowledged = delivered, acknowledged
+        progress.since = moment
         return 0.0
+
+    def _is_moving(self, key: Key, info: ConsumerInfo) -> bool:
+        """Whether a stalled consumer has received or acknowledged other messages for as long as it
+        takes to be stalled."""
+        progress, moment, stream = self._progress[key], time.monotonic(), _read_stream(info)
+        if stream == progress.stream:
+            return False
+        progress.stream = stream
+        if progress.moved_at is None or moment - progress.moved_at >= self._stalled_after:
+            progress.moving_since = moment
+        progress.moved_at = moment
+        return moment - progress.moving_since >= self._stalled_after
 
     def _note(self, key: Key, change: str, stall: Stall, backlog: int) -> None:
         stream, name = key
@@ -149,6 +183,13 @@ class ConsumerHealth:
                 attributes={"namespace": stream},
             )
         )  # fmt: skip
+
+
+def _read_stream(info: ConsumerInfo) -> tuple[int, int]:
+    return (
+        info.delivered.stream_seq if info.delivered else 0,
+        info.ack_floor.stream_seq if info.ack_floor else 0,
+    )
 
 
 def has_no_client(info: ConsumerInfo) -> bool:

@@ -54,7 +54,8 @@ class Monitor:
         """Set when streams went offline or came back, or can no longer be listed."""
         self._failure = ""
         """Why the streams could not be listed the last time."""
-        self._rates: dict[str, tuple[float, int]] = {}
+        self._rates: dict[str, tuple[float, int, str]] = {}
+        """When each stream was last listed, its last sequence, and when it was created."""
         self._consumers = ConsumerHealth(settings.stalled_after)
         self._missing: dict[ResourceKey, float] = {}
         """Resources that were not in the last lists, with the time of the first of these."""
@@ -233,6 +234,7 @@ class Monitor:
         for key, resource in before.items():
             if key[:2] == (CONSUMER, stream) and (only is None or key[2] in only):
                 self._resources[key] = self._mark_stale(resource, UNKNOWN, reason)
+                self._consumers.forget(stream, key[2])
 
     def _mark_stale(self, resource: Resource, status: str, reason: str) -> Resource:
         if resource.status == status and resource.state.get("reason") == reason:
@@ -244,7 +246,8 @@ class Monitor:
     def _sample_stream(self, name: str, info: StreamInfo) -> list[Signal]:
         state, moment = info.state, time.monotonic()
         before = self._rates.get(name)
-        self._rates[name] = (moment, state.last_seq)
+        created = str(info.created)
+        self._rates[name] = (moment, state.last_seq, created)
         samples: list[Signal] = [
             Sample(kind=STREAM, name=name, metric="messages", value=float(state.messages)),
             Sample(kind=STREAM, name=name, metric="bytes", value=float(state.bytes), unit=BYTES),
@@ -252,7 +255,8 @@ class Monitor:
                 kind=STREAM, name=name, metric="consumers", value=float(state.consumer_count or 0)
             ),
         ]
-        if before is not None and moment > before[0]:
+        # One that was created again, as from a backup, continues no other.
+        if before is not None and moment > before[0] and before[2] == created:
             rate = max(state.last_seq - before[1], 0) / (moment - before[0])
             samples.append(
                 Sample(kind=STREAM, name=name, metric="rate", value=rate, unit=PER_SECOND)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from nats.js.api import ConsumerInfo
 
-from almenara.signals import Event, Resource, Severity
+from almenara.signals import Event, Resource, Severity, now
 from almenara.testing.source_run import MemoryContext
+from almenara.units import SECOND
 from almenara_nats import consumer_health
 from almenara_nats.consumer_health import ConsumerHealth
 from almenara_nats.monitor import read_figures
@@ -30,11 +31,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def observe(health: ConsumerHealth, delivered: int, pending: int, **more: Any) -> Resource:
+def observe(
+    health: ConsumerHealth, delivered: int, pending: int, sequence: int | None = None, **more: Any
+) -> Resource:
+    sequence = delivered if sequence is None else sequence
     info = ConsumerInfo.from_response({
         "name": "workers", "stream_name": "S", "created": "2026-01-01T00:00:00Z",
         "config": {"ack_policy": "explicit", "durable_name": "workers"},
-        "delivered": {"consumer_seq": delivered, "stream_seq": delivered},
+        "delivered": {"consumer_seq": delivered, "stream_seq": sequence},
         "ack_floor": {"consumer_seq": delivered, "stream_seq": delivered},
         "num_pending": pending, "num_ack_pending": 0, **more,
     })  # fmt: skip
@@ -117,6 +121,69 @@ def test_paused_consumer_is_not_stalled(clock: Clock) -> None:
     clock.seconds += 600
     assert observe(health, 1, 5, paused=True).status == "paused"
     assert take_events(health) == []
+
+
+def test_resumed_consumer_has_time_for_its_first_delivery(clock: Clock) -> None:
+    health = ConsumerHealth(60.0)
+    observe(health, 1, 5)
+    for _ in range(60):
+        clock.seconds += 60
+        assert observe(health, 1, 5, paused=True).status == "paused"
+    clock.seconds += 10
+    assert observe(health, 1, 5).status == "ok"
+    clock.seconds += 40
+    assert observe(health, 1, 5).status == "ok"
+    assert take_events(health) == []
+    clock.seconds += 10
+    assert observe(health, 1, 5).status == "stalled"
+    (event,) = take_events(health)
+    assert now() - event.data["since"] == pytest.approx(60 * SECOND, abs=5 * SECOND)
+
+
+def test_pause_ends_a_stall(clock: Clock) -> None:
+    health = ConsumerHealth(60.0)
+    observe(health, 1, 5)
+    clock.seconds += 60
+    assert observe(health, 1, 5).status == "stalled"
+    assert observe(health, 1, 5, paused=True).status == "paused"
+    clock.seconds += 1
+    assert observe(health, 1, 5).status == "ok"
+
+
+def test_consumer_that_keeps_up_with_what_arrives_has_recovered(clock: Clock) -> None:
+    health = ConsumerHealth(60.0)
+    observe(health, 1, 100)
+    clock.seconds += 60
+    assert observe(health, 1, 100).status == "stalled"
+    take_events(health)
+    statuses = []
+    for number in range(8):
+        clock.seconds += 10
+        statuses.append(observe(health, 2 + number, 100).status)
+    assert statuses == ["stalled"] * 6 + ["ok"] * 2
+    assert [event.type for event in take_events(health)] == ["nats.consumer.recovered"]
+
+
+def test_consumer_that_only_receives_the_same_again_stays_stalled(clock: Clock) -> None:
+    health = ConsumerHealth(60.0)
+    fixed: dict[str, Any] = {
+        "ack_floor": {"consumer_seq": 0, "stream_seq": 0},
+        "num_ack_pending": 1,
+    }
+    observe(health, 1, 100, **fixed)
+    clock.seconds += 60
+    assert observe(health, 1, 100, **fixed).status == "stalled"
+    for number in range(20):
+        clock.seconds += 30
+        assert observe(health, 2 + number, 100, sequence=1, **fixed).status == "stalled"
+
+
+def test_consumer_is_not_stalled_after_a_time_without_lists(clock: Clock) -> None:
+    health = ConsumerHealth(60.0)
+    observe(health, 1, 0)
+    health.forget("S", "workers")
+    clock.seconds += 600
+    assert observe(health, 1, 5).status == "ok"
 
 
 @pytest.mark.anyio
