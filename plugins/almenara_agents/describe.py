@@ -9,6 +9,7 @@ from almenara.signals import OBSERVED_BY, STALE_SINCE, UNKNOWN, Resource
 from almenara.units import SECOND
 from almenara_agents.kinds import COUNCIL, DELIBERATING, RUNNING, STUCK
 
+MAX_COUNCILS: Final = 5_000
 MAX_MISSING: Final = 3
 """Members that have not answered whose names are displayed."""
 
@@ -152,7 +153,7 @@ def find_council(data: DataView, name: str) -> Resource | None:
     if name:
         return data.resource(COUNCIL, "", name)
     order = (STUCK, DELIBERATING)
-    councils = data.resources(ResourceQuery(kind=COUNCIL))
+    councils = data.resources(ResourceQuery(kind=COUNCIL, limit=MAX_COUNCILS))
     return min(
         councils, key=lambda each: (position(order, last_status(each)), each.name), default=None
     )

@@ -17,6 +17,7 @@ from almenara.hookspecs import (
 )
 from almenara.signals import STALE_SINCE, UNKNOWN, Resource
 from almenara_agents.describe import (
+    MAX_COUNCILS,
     compare,
     describe_agent,
     describe_deliberation,
@@ -165,7 +166,7 @@ async def prepare_councils(data: DataView, filters: Mapping[str, str]) -> Mappin
     """The councils, those with trouble first, each with its members and its deliberation."""
     agents = {each.name: each for each in data.resources(ResourceQuery(kind=AGENT, limit=5_000))}
     rows = []
-    for council in data.resources(ResourceQuery(kind=COUNCIL, limit=MAX_ROWS)):
+    for council in data.resources(ResourceQuery(kind=COUNCIL, limit=MAX_COUNCILS)):
         if not has_role(council, filters):
             continue
         members = [agents[name] for name in council.state.get("members", ()) if name in agents]
@@ -194,7 +195,10 @@ async def prepare_councils(data: DataView, filters: Mapping[str, str]) -> Mappin
             }
         )
     rows.sort(key=lambda row: row["order"])
-    return {"rows": rows, "statuses": ORDER, "blind": find_blind([*agents.values()])}
+    return {
+        "rows": rows[:MAX_ROWS], "hidden": max(len(rows) - MAX_ROWS, 0), "statuses": ORDER,
+        "blind": find_blind([*agents.values()]),
+    }  # fmt: skip
 
 
 async def prepare_agents(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:

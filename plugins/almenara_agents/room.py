@@ -7,6 +7,7 @@ from almenara.hookspecs import DataView, ResourceQuery
 from almenara.signals import Resource
 from almenara_agents.companions import describe_companions, find_related
 from almenara_agents.describe import (
+    MAX_COUNCILS,
     compare,
     describe_agent,
     describe_deliberation,
@@ -35,7 +36,7 @@ async def prepare_room(data: DataView, filters: Mapping[str, str]) -> Mapping[st
     """The deliberation of a council, its members in lanes, and what else happens to its story."""
     council = find_council(data, filters.get("council", ""))
     if council is None:
-        councils = data.resources(ResourceQuery(kind=COUNCIL))
+        councils = data.resources(ResourceQuery(kind=COUNCIL, limit=MAX_COUNCILS))
         return {"council": None, "councils": [each.name for each in councils]}
     state = council.state
     name = name_deliberation(council, filters.get("deliberation", ""))

@@ -21,7 +21,10 @@ from almenara.signals import Resource, Severity, format_time
 from almenara.units import MINUTE, SECOND
 from almenara_nats.kinds import BUS, CONSUMER, STALE_STATUSES, STALLED, STREAM
 
-STREAMS: Final = ResourceQuery(kind=STREAM)
+MAX_RESOURCES: Final = 10_000
+MAX_ROWS: Final = 200
+"""Streams that are listed: those that need attention first, then by name."""
+STREAMS: Final = ResourceQuery(kind=STREAM, limit=MAX_RESOURCES)
 QUERY: Final = ResourceQuery(kind="nats.*")
 """Streams and consumers: the row of a stream shows both."""
 REFRESH: Final = 10.0
@@ -38,6 +41,7 @@ CONSUMER_COLUMNS: Final = "status,Pending=sample.pending,Unacknowledged=sample.a
 
 
 USE_COLUMNS: Final = "status,Stores=state.used_as,Messages=sample.messages"
+FIGURE_COLUMNS: Final = "status,Messages=sample.messages,Size=sample.bytes:bytes"
 
 
 def panels() -> Sequence[Panel]:
@@ -84,10 +88,8 @@ def link_to_consumers(stream: str) -> str:
 async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
     """The rows of the streams, by name."""
     consumers: dict[str, list[Resource]] = {}
-    all_consumers = data.resources(ResourceQuery(kind=CONSUMER, limit=10_000))
+    all_consumers = data.resources(ResourceQuery(kind=CONSUMER, limit=MAX_RESOURCES))
     streams = data.resources(STREAMS)
-    await data.prefetch(all_consumers, ("pending", "ack_pending"))
-    await data.prefetch(streams, ("rate", "messages", "bytes"))
     for consumer in all_consumers:
         consumers.setdefault(consumer.namespace, []).append(consumer)
     # On full ten seconds, so that the links stay the same between two frames.
@@ -98,17 +100,38 @@ async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping
         for stream in streams
         if "used_as" not in stream.state or stream.severity > Severity.INFO
     ]
+    rows = choose_rows(listed, consumers)
+    visible = [each for stream in rows for each in consumers.get(stream.name, ())]
+    await data.prefetch(visible, ("pending", "ack_pending"))
+    await data.prefetch(rows, ("rate", "messages", "bytes"))
     stalled = sum(each.status == STALLED for group in consumers.values() for each in group)
     return {
         "stalled": stalled,
         "stalled_link": link_to_events(type=f"{CONSUMER}.{STALLED}"),
         "rows": [
             describe_stream(data, stream, consumers.get(stream.name, ()), minute_ago)
-            for stream in listed
+            for stream in rows
         ],
+        "more": len(listed) - len(rows),
+        "more_link": f"/panels/table?{urlencode({'kind': STREAM, 'columns': FIGURE_COLUMNS})}",
         "hidden": describe_hidden(stream for stream in streams if stream not in listed),
         "hidden_link": f"/panels/table?{urlencode({'kind': STREAM, 'columns': USE_COLUMNS})}",
     }
+
+
+def choose_rows(
+    streams: Sequence[Resource], consumers: Mapping[str, Sequence[Resource]]
+) -> Sequence[Resource]:
+    """The streams that are listed, by name; of too many, those that need attention."""
+    if len(streams) <= MAX_ROWS:
+        return streams
+
+    def severity_of(stream: Resource) -> int:
+        return max(each.severity for each in (stream, *consumers.get(stream.name, ())))
+
+    # Those of one severity stay in the order of their names.
+    worst = sorted(streams, key=severity_of, reverse=True)[:MAX_ROWS]
+    return sorted(worst, key=lambda stream: stream.name)
 
 
 def describe_hidden(streams: Iterable[Resource]) -> str:

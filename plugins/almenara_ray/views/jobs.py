@@ -17,14 +17,16 @@ STATUSES: Final = (*CURRENT, *END_EVENTS)
 ALWAYS_VISIBLE: Final = ("RUNNING", "FAILED")
 PAGE_SIZE: Final = 25
 COUNT_LIMIT: Final = 1_000
-CURRENT_LIMIT: Final = 2_000
+CLUSTER_LIMIT: Final = 2_000
+CURRENT_LIMIT: Final = 20_000
+"""Jobs among which those that run or wait are searched; the others have ended."""
 
 
 def list_unknown_clusters(data: DataView) -> dict[str, int]:
     """Return the clusters whose jobs are unknown now, with the time they were last known."""
     return {
         cluster.name: cluster.state.get("jobs_known_at") or cluster.time or 0
-        for cluster in data.resources(ResourceQuery(kind=CLUSTER))
+        for cluster in data.resources(ResourceQuery(kind=CLUSTER, limit=CLUSTER_LIMIT))
         if cluster.status in ("stale", "down") or cluster.state.get("jobs") is None
     }
 

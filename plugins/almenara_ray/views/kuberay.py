@@ -10,15 +10,20 @@ from almenara.units import SECOND
 from almenara_ray.kinds import FINAL_DEPLOYMENTS, RAY_CLUSTER, RAY_JOB
 from almenara_ray.views.links import events_address, job_address, page_address
 
+QUERY_LIMIT: Final = 10_000
 LIMIT: Final = 500
+"""Rows of a table."""
 
 
 async def prepare_rayjobs(data: DataView, _filters: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the RayJobs, the newest first; each links to the page of its job."""
     moment = now()
-    jobs = list(data.resources(ResourceQuery(kind=RAY_JOB, limit=LIMIT)))
+    jobs = list(data.resources(ResourceQuery(kind=RAY_JOB, limit=QUERY_LIMIT)))
     jobs.sort(key=lambda job: -int(job.state.get("submitted") or 0))
-    return {"rayjobs": [_make_job_row(job, moment) for job in jobs]}
+    return {
+        "rayjobs": [_make_job_row(job, moment) for job in jobs[:LIMIT]],
+        "more": max(len(jobs) - LIMIT, 0),
+    }
 
 
 def _make_job_row(job: Resource, moment: int) -> dict[str, Any]:
@@ -49,11 +54,13 @@ def _make_job_row(job: Resource, moment: int) -> dict[str, Any]:
 
 async def prepare_rayclusters(data: DataView, _filters: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the RayClusters, the unhealthy ones first."""
-    clusters = list(data.resources(ResourceQuery(kind=RAY_CLUSTER, limit=LIMIT)))
+    clusters = list(data.resources(ResourceQuery(kind=RAY_CLUSTER, limit=QUERY_LIMIT)))
     clusters.sort(key=lambda cluster: (-int(cluster.severity), cluster.namespace, cluster.name))
     return {
         "rayclusters": [
             {
+                # One of an earlier run is unknown, with no state, until it is read.
+                **{"available": None, "desired": None, "created": None, "reason": ""},
                 **cluster.state,
                 "name": cluster.name,
                 "namespace": cluster.namespace,
@@ -61,6 +68,7 @@ async def prepare_rayclusters(data: DataView, _filters: Mapping[str, str]) -> Ma
                 "severity": cluster.severity.name,
                 "link": page_address("ray", namespace=str(cluster.state.get("cluster", ""))),
             }
-            for cluster in clusters
-        ]
+            for cluster in clusters[:LIMIT]
+        ],
+        "more": max(len(clusters) - LIMIT, 0),
     }

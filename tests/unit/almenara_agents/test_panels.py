@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from almenara.signals import Event, Signal, now
+from almenara.signals import Event, Resource, Severity, Signal, now
 from almenara.testing import ProcessorRun, render_panel
 from almenara.units import SECOND
 from almenara_agents.processor import AgentsProcessor
@@ -55,6 +55,22 @@ async def test_councils_have_trouble_first_with_proposals_and_dissent() -> None:
     assert "winner" in html
     assert HOSTILE not in html
     assert "&lt;script&gt;" in html
+
+
+async def test_of_many_councils_those_with_trouble_are_shown() -> None:
+    councils = [
+        Resource(kind="agents.council", name=f"C{number:03}", status="idle")
+        for number in range(205)
+    ]
+    stuck = Resource(
+        kind="agents.council", name="Z", status="stuck", severity=Severity.WARN,
+        state={"members": ["Z-1"]},
+    )  # fmt: skip
+    agent = Resource(kind="agents.agent", name="Z-1", status="stuck", severity=Severity.WARN)
+    html = await render("councils", [*councils, stuck, agent])
+    assert html.index('council=Z"') < html.index('council=C000"')
+    assert "6 more councils are not shown" in html
+    assert 'council=C199"' not in html
 
 
 async def test_agents_are_filtered_by_role_and_status() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from almenara.config import ConfigError, decode_settings
-from almenara.signals import Event, Resource, Sample, Signal, now
+from almenara.signals import Event, Resource, Sample, Severity, Signal, now
 from almenara.testing import conformance, render_panel
 from almenara.units import SECOND
 from almenara_kube.objects import Metadata
@@ -299,6 +299,43 @@ def test_cluster_samples_are_shares() -> None:
     }
     assert samples["cpu"] == 0.75
     assert samples["waiting"] == 2.0
+
+
+async def test_running_jobs_are_listed_after_any_number_of_finished_ones() -> None:
+    finished = [
+        Resource(kind="ray.job", namespace=f"lab{number // 100:02}", name=f"d{number}",
+                 status="SUCCEEDED")
+        for number in range(2_100)
+    ]  # fmt: skip
+    running = Resource(
+        kind="ray.job", namespace="prod", name="last", status="RUNNING",
+        state={"id": "last", "cluster": "prod", "status": "RUNNING", "submitted": now()},
+    )  # fmt: skip
+    html = await render("jobs", [*finished, running])
+    assert "namespace=prod&amp;name=last" in html
+
+
+async def test_of_many_custom_resources_the_newest_and_the_unhealthy_are_shown() -> None:
+    settings = {"kuberay": [{"namespaces": ["ml"]}]}
+    jobs = [
+        Resource(kind="ray.rayjob", namespace="ml", name=f"j{number:03}",
+                 state={"submitted": 1_000 + number})
+        for number in range(505)
+    ]  # fmt: skip
+    html = await render_panel("ray", "rayjobs", jobs, settings=settings)
+    assert "j504" in html
+    assert "j004" not in html
+    assert "5 older RayJobs are not shown" in html
+    clusters = [
+        Resource(kind="ray.raycluster", namespace="ml", name=f"c{number:03}")
+        for number in range(505)
+    ]
+    failing = Resource(
+        kind="ray.raycluster", namespace="ml", name="z", status="failed", severity=Severity.ERROR
+    )
+    html = await render_panel("ray", "rayclusters", [*clusters, failing], settings=settings)
+    assert ">z<" in html
+    assert "6 more RayClusters are not shown" in html
 
 
 async def test_kuberay_panels_have_reasons_and_workers() -> None:
