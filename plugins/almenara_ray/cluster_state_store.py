@@ -48,6 +48,10 @@ class ClusterStateStore:
         """Return the keys of all values."""
         return list(self._values)
 
+    def has(self, key: str) -> bool:
+        """Return whether a value is stored."""
+        return key in self._values
+
     async def delete(self, key: str) -> None:
         """Delete a value."""
         if self._values.pop(key, None) is not None:

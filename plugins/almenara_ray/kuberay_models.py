@@ -12,6 +12,9 @@ from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import Condition, KubernetesObject, Part
 from almenara_ray.kinds import RAY_CLUSTER, RAY_CRON_JOB, RAY_JOB, RAY_SERVICE
 
+SUSPENSIONS: Final = frozenset((("RayClusterSuspending", "True"), ("RayClusterSuspended", "True")))
+"""Types and statuses of the conditions of a RayCluster without a head."""
+
 
 class Head(Part, frozen=True):
     service_name: str = ""
@@ -36,6 +39,7 @@ class AuthOptions(Part, frozen=True):
 
 class RayClusterSpec(Part, frozen=True):
     auth_options: AuthOptions = AuthOptions()
+    suspend: bool = False
 
 
 class RayCluster(KubernetesObject, frozen=True):
@@ -59,9 +63,21 @@ class RayCluster(KubernetesObject, frozen=True):
         return self.status.head.service_name or f"{self.metadata.name}-head-svc"
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether it is suspended, as by Kueue, or about to be: its pods are deleted."""
+        return (
+            self.spec.suspend
+            or self.status.state == "suspended"
+            or any((each.type, each.status) in SUSPENSIONS for each in self.status.conditions)
+        )
+
+    @property
     def may_answer(self) -> bool:
-        """Whether its head may answer already."""
-        return bool(self.status.head.service_name or self.status.state == "ready")
+        """Whether its head may answer already. While it is suspended, the service of its head
+        exists, and no head."""
+        return not self.is_suspended and bool(
+            self.status.head.service_name or self.status.state == "ready"
+        )
 
 
 class RayJobSpec(Part, frozen=True):

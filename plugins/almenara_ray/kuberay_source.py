@@ -1,4 +1,5 @@
-"""Ray clusters of KubeRay: discovered through their custom resources, followed while they exist."""
+"""Ray clusters of KubeRay: discovered through their custom resources, followed while they exist and
+are not suspended."""
 
 import asyncio
 import contextlib
@@ -47,6 +48,8 @@ API_SERVER: Final = "API server"
 UPDATE_LIMIT: Final = 5.0
 """Seconds that the watch waits for the job list of a cluster whose RayJob has ended."""
 LIMIT: Final = "limit"
+DELETED: Final = "its RayCluster was deleted"
+SUSPENDED: Final = "its RayCluster was suspended"
 ReadToken = Callable[[], Awaitable[Secret]]
 
 
@@ -128,6 +131,8 @@ class ClusterFollowers:
         self.durations = Durations()
         self._current: dict[str, RayCluster] = {}
         """The RayClusters that exist, by the name of their cluster."""
+        self._closing: set[str] = set()
+        """Clusters that are polled a last time."""
         self._waiting: dict[str, RayCluster] = {}
         """Clusters beyond `CLUSTER_LIMIT`."""
 
@@ -145,16 +150,20 @@ class ClusterFollowers:
 
     async def update(self, raycluster: RayCluster) -> None:
         """Start to follow a RayCluster once its head may answer; restart where the head's service
-        is another one."""
+        is another one, and stop while it is suspended."""
         metadata = raycluster.metadata
         name = cluster_name(metadata.namespace, metadata.name)
         self._current[name] = raycluster
         followed = self.followed.get(name)
         if followed is not None:
             known = followed.uid, followed.service, followed.token_secret
-            if known == (metadata.uid, raycluster.head_service, raycluster.token_secret):
+            same = known == (metadata.uid, raycluster.head_service, raycluster.token_secret)
+            if same and not raycluster.is_suspended:
                 return
-            self._stop(name)
+            self._stop(name, SUSPENDED if same else DELETED)
+        elif raycluster.is_suspended and name not in self._closing and self.store.has(name):
+            # It was suspended while Almenara did not run.
+            await self._close(name, await self._load(name), SUSPENDED)
         self._waiting.pop(name, None)
         if raycluster.may_answer and not metadata.deletion_timestamp:
             if len(self.followed) >= CLUSTER_LIMIT:
@@ -169,7 +178,7 @@ class ClusterFollowers:
         self._current.pop(name, None)
         self._waiting.pop(name, None)
         self._note_limit()
-        self._stop(name)
+        self._stop(name, DELETED)
 
     async def mark_unknown(self, reason: str) -> None:
         """Publish clusters of an earlier run as unknown, which no one follows until the API server
@@ -186,7 +195,7 @@ class ClusterFollowers:
             if name in (DURATIONS, STORE_KEY) or namespace not in ("", name.partition(".")[0]):
                 continue
             if name not in self._current and name not in self.followed:
-                await self._close(name, await self._load(name))
+                await self._close(name, await self._load(name), DELETED)
 
     async def _start(self, name: str, raycluster: RayCluster) -> None:
         kuberay, settings = self.source.kuberay, self.source.settings
@@ -229,21 +238,23 @@ class ClusterFollowers:
         await state.restore(self.store, self.source.name, is_shared=True)
         return state
 
-    def _stop(self, name: str) -> None:
+    def _stop(self, name: str, reason: str) -> None:
         """Stop following a cluster, in a task of its own: its head may hang."""
         followed = self.followed.pop(name, None)
         if followed is not None:
-            self.group.create_task(self._finish(name, followed), name=f"end of {name}")
+            self._closing.add(name)
+            self.group.create_task(self._finish(name, followed, reason), name=f"end of {name}")
 
-    async def _finish(self, name: str, followed: FollowedCluster) -> None:
+    async def _finish(self, name: str, followed: FollowedCluster, reason: str) -> None:
         await followed.poller.finish(followed.task)
-        await self._close(name, followed.poller.cluster)
+        await self._close(name, followed.poller.cluster, reason)
+        self._closing.discard(name)
         while self._waiting and len(self.followed) < CLUSTER_LIMIT:
             await self.update(next(iter(self._waiting.values())))
 
-    async def _close(self, name: str, state: ClusterState) -> None:
+    async def _close(self, name: str, state: ClusterState, reason: str) -> None:
         """Publish what ended with a cluster, and delete what is stored of it."""
-        signals = state.job_signals(state.jobs.update([], closed="its RayCluster was deleted"))
+        signals = state.job_signals(state.jobs.update([], closed=reason))
         # A cluster of the same name may have been created meanwhile.
         is_recreated = name in self.followed
         await self.publish([*signals, *([] if is_recreated else state.delete_resources())])
