@@ -67,7 +67,8 @@ class Server:
         self.unhealthy = ""
         """Why the server says that it is not healthy; empty if it is."""
         self._load: int | None = None
-        """Requests in the API server; None unless the server counts them."""
+        """Requests in the API server; None unless the server counts them, or while unknown."""
+        self._counts_load = False
         self._resources: list[Resource] = []
         self._last_answer = 0
 
@@ -116,11 +117,16 @@ class Server:
         self._resources = resources
         return resources, samples
 
-    def set_load(self, requests: int) -> None:
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has answered since the source was started."""
+        return bool(self._resources)
+
+    def set_load(self, requests: int | None) -> None:
         """Set the requests in the API server, as `/load` reports them: always 0 where it does not
-        count them."""
-        if requests > 0 or self._load is not None:
-            self._load = requests
+        count them; None where it cannot be read."""
+        self._counts_load = self._counts_load or bool(requests)
+        self._load = requests if self._counts_load else None
 
     def fail(self, reason: str) -> list[Resource]:
         """Return the resources of a server that does not answer, in their last known state."""

@@ -1,16 +1,15 @@
 """The source: every configured server on its own, and each address behind one name."""
 
 import asyncio
-import contextlib
 from typing import Final
 from urllib.parse import urlsplit
 
-from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
 from almenara.sdk import HealthAggregator, Snapshots, describe_error, every, monotonic
 from almenara.sdk.http import Resolver
-from almenara.signals import Resource, Sample
+from almenara.signals import Resource, Sample, Signal
 from almenara_vllm.client import ServerClient, ServerError
-from almenara_vllm.kinds import SOURCE
+from almenara_vllm.kinds import KINDS, SERVER, SOURCE
 from almenara_vllm.metrics import make_filter
 from almenara_vllm.server import OtherPageError, Server, find_transitions
 from almenara_vllm.settings import Entry, VllmServerSettings, VllmSettings
@@ -33,6 +32,8 @@ class VllmSource:
         self._snapshots = Snapshots(find_transitions)
         self._latest: dict[str, list[Resource]] = {}
         """The resources of each configured server."""
+        self._unread: dict[str, dict[str, str]] = {}
+        """What is not read yet of each, as in `ServerGroup.unread`."""
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled."""
@@ -53,16 +54,30 @@ class VllmSource:
         try:
             async for _ in every(observer.settings.every):
                 resources, samples = await observer.observe()
-                self._latest[name] = resources
+                self._latest[name], self._unread[name] = resources, dict(observer.unread)
                 if len(self._latest) < len(self.settings.entries):
                     # What an earlier run published is compared once everything is known.
                     await publish(samples)
                     continue
                 known = [resource for each in self._latest.values() for resource in each]
-                await publish([*self._snapshots.difference(known), *samples])
+                await publish([*self._compare(known), *samples])
                 health.note(name, observer.problem)
         finally:
             await observer.close()
+
+    def _compare(self, known: list[Resource]) -> list[Signal]:
+        """What changed. Of what an earlier run has published, only what can be read is missing."""
+        owners = {owner: why for each in self._unread.values() for owner, why in each.items()}
+        current = {resource.key for resource in known}
+        signals: list[Signal] = []
+        unread: list[ResourceKey] = []
+        for key in [key for kind in KINDS for key in self._snapshots.list_keys(kind)]:
+            owner = key[2] if key[0] == SERVER else key[1]
+            reason = owners.get(owner) or owners.get(owner.partition("/")[0] + "/")
+            if reason and key not in current:
+                unread.append(key)
+                signals += self._snapshots.mark_unknown(reason, keys=[key])
+        return [*signals, *self._snapshots.difference(known, unread)]
 
 
 class ServerGroup:
@@ -76,16 +91,21 @@ class ServerGroup:
         self._details_at: dict[str, float] = {}
         self.problem = ""
         """Why servers cannot be observed; empty while all answer."""
+        self.unread: dict[str, str] = {}
+        """Why each server that has not answered in this run does not; the name of the entry with
+        `/` for all of its servers, while they cannot be listed."""
 
     async def observe(self) -> Observed:
         """Return the resources and samples of all servers."""
         name, unlisted = self.settings.name, ""
+        self.unread = {}
         try:
             urls = await self._targets.list_urls()
         except (OSError, ServerError) as error:
             unlisted = f"{name}: {describe_error(error)}"
             if not self._servers:
                 self.problem = unlisted
+                self.unread = {name: describe_error(error), f"{name}/": describe_error(error)}
                 return Server(name, self._plugin, self._filter).fail(describe_error(error)), []
             urls = {known: client.url for known, (_, client) in self._servers.items()}
         await self._update_servers(urls)
@@ -149,6 +169,8 @@ class ServerGroup:
                 # A node of Ray without a replica, or another pod with the same labels.
                 return [], [], ""
             self._details_at.pop(server.name, None)
+            if not server.has_answered:
+                self.unread[server.name] = str(error)
             return server.fail(str(error)), [], f"{server.name}: {error}"
         return resources, samples, ""
 
@@ -157,8 +179,10 @@ class ServerGroup:
         if self.settings.metrics_only:
             return
         server.unhealthy = await client.read_health()
-        with contextlib.suppress(ServerError):
+        try:
             server.set_load(await client.read_load())
+        except ServerError:
+            server.set_load(None)
         if monotonic() - self._details_at.get(server.name, -DETAILS_INTERVAL) < DETAILS_INTERVAL:
             return
         self._details_at[server.name] = monotonic()

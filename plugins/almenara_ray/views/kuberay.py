@@ -60,7 +60,10 @@ async def prepare_rayclusters(data: DataView, _filters: Mapping[str, str]) -> Ma
         "rayclusters": [
             {
                 # One of an earlier run is unknown, with no state, until it is read.
-                "available": None, "desired": None, "created": None, "reason": "",
+                "available": None,
+                "desired": None,
+                "created": None,
+                "reason": "",
                 **cluster.state,
                 "name": cluster.name,
                 "namespace": cluster.namespace,

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from almenara.config import Secret
+from almenara.signals import Resource
+from almenara.testing import SourceRun
 from almenara.testing.source_run import MemoryContext
 from almenara_demo.simulated_vllm import SimulatedVllm
 from almenara_vllm.client import ServerError
@@ -156,6 +159,35 @@ async def test_nodes_of_ray_with_a_model_are_observed(tmp_path: Path) -> None:
                 assert not run.is_degraded
     assert seen[0] == "/api/prometheus/sd for the dashboard"
     assert set(node.seen) == {"/metrics"}
+
+
+def has_status(run: SourceRun, server: str, status: str) -> bool:
+    """Whether a server, its models and its engines have a status."""
+    statuses = {
+        each.status for each in run.resources.values() if server in (each.name, each.namespace)
+    }
+    return statuses == {status}
+
+
+async def test_servers_of_an_earlier_run_are_unknown_while_they_cannot_be_listed(
+    tmp_path: Path,
+) -> None:
+    context = MemoryContext(tmp_path)
+    with SimulatedVllm(prefix="ray_vllm_") as node:
+        name = f"serve/127.0.0.1:{node.port}"
+        for answer, status in (
+            ((200, [{"targets": [f"127.0.0.1:{node.port}"]}]), "idle"),
+            ((503, []), "unknown"),
+            ((200, [{"targets": [f"127.0.0.1:{node.port}"]}]), "idle"),
+        ):
+            with dashboard(answer, []) as url:
+                settings = VllmSettings(ray=[RaySettings(name="serve", url=url, **QUICK)])
+                async with PatientRun(VllmSource(settings, context), bus=context.bus) as run:
+                    await run.until(partial(has_status, run, name, status))
+        assert not any(
+            isinstance(signal, Resource) and signal.deleted and name in signal.key
+            for signal in context.bus.signals
+        )
 
 
 async def test_older_ray_and_missing_dashboard_are_named(tmp_path: Path) -> None:

@@ -74,6 +74,43 @@ async def observe_again(source: SourceRun, server: SimulatedVllm) -> None:
     await source.until(lambda: count_pages(server) >= pages + 3)
 
 
+async def test_models_of_an_earlier_run_are_unknown_until_the_server_answers(
+    server: SimulatedVllm, run: Run
+) -> None:
+    url = server.url
+    async with run(url) as source:
+        await source.until(lambda: status_of(source) == "idle")
+        models = {each.key for each in source.resources.values() if each.kind != SERVER}
+        assert {kind for kind, _, _ in models} == {MODEL, ENGINE}
+    async with run(f"http://127.0.0.1:{free_port()}", timeout=1.0) as source:
+        await source.until(lambda: status_of(source) == "unreachable")
+        await source.until(
+            lambda: (
+                {each.status for each in source.resources.values() if each.kind != SERVER}
+                == {"unknown"}
+            )
+        )
+        assert {each.key for each in source.resources.values() if each.kind != SERVER} == models
+    async with run(url) as source:
+        await source.until(lambda: {each.status for each in source.resources.values()} == {"idle"})
+    assert not any(getattr(signal, "deleted", False) for signal in source.bus.signals)
+
+
+async def test_requests_in_the_api_server_are_unknown_while_they_cannot_be_read(
+    server: SimulatedVllm, run: Run
+) -> None:
+    async with run(server.url) as source:
+        server.load = 3
+        await source.until(lambda: newest(source, SERVER, "load") == 3)
+        server.load = "unreadable"  # type: ignore[assignment]
+        await observe_again(source, server)
+        published = len(source.samples)
+        await observe_again(source, server)
+        assert "load" not in {sample.metric for sample in list(source.samples)[published:]}
+        server.load = 0
+        await source.until(lambda: newest(source, SERVER, "load") == 0)
+
+
 async def test_figures_are_those_of_the_requests(server: SimulatedVllm, run: Run) -> None:
     async with run(server.url) as source:
         await source.until(lambda: status_of(source) == "idle")
