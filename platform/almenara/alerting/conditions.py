@@ -17,7 +17,16 @@ from almenara.config.alert_rules import (
 from almenara.patterns import compile_pattern
 from almenara.scope import namespace_of
 from almenara.sdk.calendar import Schedule
-from almenara.signals import Event, Resource, Sample, Severity, Signal, parse_severity
+from almenara.signals import (
+    STALE_SINCE,
+    UNKNOWN,
+    Event,
+    Resource,
+    Sample,
+    Severity,
+    Signal,
+    parse_severity,
+)
 from almenara.units import SECOND
 
 MAX_SAMPLES: Final = 1_000
@@ -27,6 +36,8 @@ class Verdict(msgspec.Struct):
     """Whether a condition holds after a signal, and until when that is known."""
 
     holds: bool
+    is_known: bool = True
+    """Whether data proves it; otherwise it is assumed to be as before."""
     value: float | str | None = None
     threshold: float | str | None = None
     until: int | None = None
@@ -177,6 +188,10 @@ class ResourceStatus(Condition):
     def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
         assert isinstance(signal, Resource)  # noqa: S101 # nosec B101 # narrows the type
         settings = self.settings
+        if is_unobserved(signal) and not self._selects_status(signal):
+            return Verdict(
+                holds=alert.holds, is_known=False, value=alert.value, threshold=alert.threshold
+            )
         value: float | str | None = signal.status
         threshold: float | str | None = None
         holds = (
@@ -193,6 +208,13 @@ class ResourceStatus(Condition):
                 holds = holds and is_number(field) and _is_beyond(float(field), settings)
                 threshold = settings.above if settings.above is not None else settings.below
         return Verdict(holds=holds, value=value, threshold=threshold)
+
+    def _selects_status(self, resource: Resource) -> bool:
+        """Whether the rule is about the status itself, whatever the last known state is."""
+        settings = self.settings
+        if settings.status:
+            return self._status(resource.status)
+        return not settings.field and resource.severity >= self._severity
 
     def describe(self, alert: Alert) -> str:
         name = " ".join(filter(None, (alert.group.get("namespace"), alert.group.get("name"))))
@@ -292,6 +314,12 @@ class Absence(Condition):
         if self._schedule is None:
             return f"no {what}{source} for {within}"
         return f"no {what}{source} {within} after {self.settings.schedule} {self.settings.zone}"
+
+
+def is_unobserved(resource: Resource) -> bool:
+    """Whether the source of a resource cannot read it, so that its state is the last known one."""
+    is_stale = resource.status == UNKNOWN or resource.state.get(STALE_SINCE) is not None
+    return is_stale and not resource.deleted
 
 
 def is_number(value: Any) -> bool:

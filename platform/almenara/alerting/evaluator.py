@@ -159,8 +159,9 @@ class Evaluator:
                 " left out"
             )
         machine.observe(alert, verdict, rule.settings, self.settings.flapping, time)
-        if verdict.holds or not alert.origin:
-            self._describe(alert, rule, signal, book, holds=verdict.holds)
+        holds = verdict.holds and verdict.is_known
+        if holds or not alert.origin:
+            self._describe(alert, rule, signal, book, holds=holds)
         book.save(alert, rule)
         if alert.phase == "inactive" and not (condition.has_memory and alert.deadlines):
             store.forget(alert, book.step)

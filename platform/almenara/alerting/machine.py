@@ -16,7 +16,9 @@ def observe(
 ) -> None:
     """Apply the verdict of a condition."""
     alert.value, alert.threshold = verdict.value, verdict.threshold
-    alert.is_blind = alert.is_stale = False
+    if verdict.is_known:
+        alert.is_blind = False
+    alert.is_stale = verdict.holds and not verdict.is_known
     for name, at in (
         ("until", verdict.until), ("absent", verdict.absent_at), ("stale", verdict.stale_at),
     ):  # fmt: skip

@@ -64,7 +64,8 @@ class Alert(msgspec.Struct, kw_only=True):
     is_blind: bool = False
     """Whether its source cannot observe its system."""
     is_stale: bool = False
-    """Whether its samples are missing, whatever its source reports."""
+    """Whether its samples are missing, or its resource is not observed, whatever its source
+    reports."""
     acknowledged_by: str = ""
     comment: str = ""
     signal_severity: str = ""
