@@ -38,6 +38,8 @@ class Verdict(msgspec.Struct):
     holds: bool
     is_known: bool = True
     """Whether data proves it; otherwise it is assumed to be as before."""
+    counts: bool = True
+    """Whether the signal is part of it, so that the alert is about what the signal is about."""
     value: float | str | None = None
     threshold: float | str | None = None
     until: int | None = None
@@ -141,23 +143,29 @@ class Events(Condition):
         needed = self.settings.count
         if self._is_end(signal.type) and not self._is_counted(signal.type):
             alert.window = []
-            return self._judge(alert)
+            return self._judge(alert, counts=False)
         window = sorted([*alert.window, (time, 1.0)])
         start = window[-1][0] - self._span
         alert.window = [entry for entry in window if entry[0] > start][-max(needed, 100) :]
-        return self._judge(alert)
+        return self._judge(alert, counts=time > start)
 
     def expire(self, alert: Alert, time: int) -> Verdict:
         alert.window = [entry for entry in alert.window if entry[0] > time - self._span]
         return self._judge(alert)
 
-    def _judge(self, alert: Alert) -> Verdict:
+    def _judge(self, alert: Alert, *, counts: bool = True) -> Verdict:
         needed, window = self.settings.count, alert.window
         holds = len(window) >= needed
         until = None
         if window:
             until = window[-needed if holds else -1][0] + self._span
-        return Verdict(holds=holds, value=float(len(window)), threshold=float(needed), until=until)
+        return Verdict(
+            holds=holds,
+            counts=counts,
+            value=float(len(window)),
+            threshold=float(needed),
+            until=until,
+        )
 
     def describe(self, alert: Alert) -> str:
         count = len(alert.window)
@@ -190,7 +198,11 @@ class ResourceStatus(Condition):
         settings = self.settings
         if is_unobserved(signal) and not self._selects_status(signal):
             return Verdict(
-                holds=alert.holds, is_known=False, value=alert.value, threshold=alert.threshold
+                holds=alert.holds,
+                is_known=False,
+                counts=False,
+                value=alert.value,
+                threshold=alert.threshold,
             )
         value: float | str | None = signal.status
         threshold: float | str | None = None
@@ -207,7 +219,7 @@ class ResourceStatus(Condition):
             else:
                 holds = holds and is_number(field) and _is_beyond(float(field), settings)
                 threshold = settings.above if settings.above is not None else settings.below
-        return Verdict(holds=holds, value=value, threshold=threshold)
+        return Verdict(holds=holds, counts=holds, value=value, threshold=threshold)
 
     def _selects_status(self, resource: Resource) -> bool:
         """Whether the rule is about the status itself, whatever the last known state is."""

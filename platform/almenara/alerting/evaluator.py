@@ -159,40 +159,29 @@ class Evaluator:
                 " left out"
             )
         machine.observe(alert, verdict, rule.settings, self.settings.flapping, time)
-        holds = verdict.holds and verdict.is_known
-        if holds or not alert.origin:
-            self._describe(alert, rule, signal, book, holds=holds)
+        is_first, is_cause = not alert.origin, verdict.holds and verdict.is_known and verdict.counts
+        if verdict.counts or is_first:
+            widen(alert, rule, signal)
+        if is_cause or is_first:
+            self._note_subject(alert, signal)
+        if is_cause:
+            self._describe(alert, rule, signal, book)
         book.save(alert, rule)
         if alert.phase == "inactive" and not (condition.has_memory and alert.deadlines):
             store.forget(alert, book.step)
         elif has_members(signal, rule):
             store.members.add(key, (signal.origin, *signal.key))
 
-    def _describe(
-        self, alert: Alert, rule: Rule, signal: Signal, book: AlertBook, *, holds: bool
-    ) -> None:
-        """Note what an alert is about: the signal that made its condition hold last.
-
-        What spans several origins, namespaces or labels must not be visible to viewers of one of
-        them, so that only what all have in common remains.
-        """
-        origin, namespace, labels = signal.origin, namespace_of(signal), scope_labels(signal)
-        if alert.origin:
-            origin = common_origin(alert.origin, origin)
-            namespace = namespace if namespace == alert.namespace else SEVERAL_NAMESPACES
-            labels = {name: value for name, value in labels.items() if name in alert.own_labels}
-            labels = {
-                name: value for name, value in labels.items() if alert.own_labels[name] == value
-            }
-        alert.origin, alert.namespace, alert.own_labels = origin, namespace, labels
-        alert.labels = rule.labels(labels, alert.group)
+    def _note_subject(self, alert: Alert, signal: Signal) -> None:
+        """Note which resource an alert is about: that of the signal that made its condition hold
+        last."""
         alert.resource, alert.parents = resource_key(signal), self.rules.parents(signal)
         alert.correlation = signal.correlation if isinstance(signal, Event) else None
         alert.metric = signal.metric if isinstance(signal, Sample) else ""
+
+    def _describe(self, alert: Alert, rule: Rule, signal: Signal, book: AlertBook) -> None:
+        """Write the texts of an alert from the signal that makes its condition hold."""
         alert.cause = str(book.step.sequence)
-        if not holds:
-            # No one reads its texts, and its value may be missing.
-            return
         if alert.status in NOT_STARTED and not isinstance(signal, Sample):
             # Not while it fires: receivers recognize an alert by its labels.
             alert.signal_severity = signal.severity.name
@@ -317,6 +306,24 @@ def has_members(signal: Signal, rule: Rule) -> TypeGuard[Resource | Sample]:
     if isinstance(signal, Resource):
         return rule.settings.group_by is not None and not signal.deleted
     return isinstance(signal, Sample)
+
+
+def widen(alert: Alert, rule: Rule, signal: Signal) -> None:
+    """Note that an alert is about a signal as well.
+
+    What spans several origins, namespaces or labels must not be visible to viewers of one of
+    them, so that only what all have in common remains. So it is with every signal that counts,
+    whether the condition holds after it or not: the value is made of all of them.
+    """
+    origin, namespace, labels = signal.origin, namespace_of(signal), scope_labels(signal)
+    if alert.origin:
+        origin = common_origin(alert.origin, origin)
+        namespace = namespace if namespace == alert.namespace else SEVERAL_NAMESPACES
+        labels = {
+            name: value for name, value in labels.items() if alert.own_labels.get(name) == value
+        }
+    alert.origin, alert.namespace, alert.own_labels = origin, namespace, labels
+    alert.labels = rule.labels(labels, alert.group)
 
 
 def common_origin(one: str, other: str) -> str:
