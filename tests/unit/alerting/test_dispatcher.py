@@ -361,6 +361,25 @@ async def test_receiver_gets_what_it_may_read_only(bus: EmbeddedBus) -> None:
     assert "hidden" not in notification.text
 
 
+async def test_receiver_gets_the_end_of_an_alert_that_is_hidden_from_it_meanwhile(
+    bus: EmbeddedBus,
+) -> None:
+    line = Line()
+    dispatcher = make_dispatcher(bus, line, grants=[{"namespaces": ["team-a"]}])
+    async with running(dispatcher):
+        await publish(bus, "firing", namespace="team-a")
+        await until(lambda: len(line.sent["ops"]) == 1)
+        secret = {"annotations": {"summary": "team-b is down"}, "namespace": "*"}
+        await publish(bus, "firing", **secret)
+        await publish(bus, "resolved", **secret)
+        await until(lambda: len(line.sent["ops"]) == 2)
+        first, last = line.sent["ops"]
+        assert (last.status, last.episode, last.open_count) == ("resolved", first.episode, 0)
+        assert [(alert.status, alert.summary) for alert in last.alerts] == [("resolved", "")]
+        assert "team-b" not in last.text + last.title
+        await until(lambda: not dispatcher.labels(first.group))
+
+
 async def test_dispatcher_continues_after_an_error(
     bus: EmbeddedBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
+from almenara.alerting.notifications.alert_events import AlertChange
 from almenara.alerting.notifications.decisions import Traits
-from support.alerts import NotificationRun, route
+from almenara.alerting.notifications.records import decode_row
+from almenara.hookspecs import Alert
+from almenara.signals import Severity
+from almenara.units import SECOND
+from support.alerts import START, NotificationRun, route
 
 HOUR = 3600
 ALL = {"group_by": []}
@@ -262,6 +267,65 @@ def test_alert_outside_the_scope_is_not_sent() -> None:
     assert play(run, "0 a firing, 0 b firing", 100) == [
         "30 ops firing b:firing", "30 mail firing a:firing b:firing",
     ]  # fmt: skip
+
+
+def test_end_of_an_alert_that_became_hidden_is_sent_without_what_is_hidden() -> None:
+    run = NotificationRun(route(receivers=["ops", "mail"]), [OPS, MAIL])
+    run.publish("firing", "a")
+    run.advance(100)
+    run.hidden = {("ops", "a")}
+    run.publish(
+        "firing", "a", annotations={"summary": "secret", "description": "secret"}, value=7.0,
+        threshold=6.0, by="secret", assignee="secret", metric="secret", cause="secret",
+        resource={"kind": "pod", "namespace": "secret", "name": "secret"},
+    )  # fmt: skip
+    run.advance(300)
+    run.publish("resolved", "a", ended=run.now)
+    run.advance(1000)
+    assert run.log == [
+        "30 ops firing a:firing", "30 mail firing a:firing", "330 ops resolved a:resolved",
+        "630 mail resolved a:resolved",
+    ]  # fmt: skip
+    (alert,) = next(entry for _, name, entry in run.sent[2:] if name == "ops").alerts
+    assert alert == Alert(
+        rule="disk_full", fingerprint="a", status="resolved", severity=Severity.ERROR,
+        labels={"node": "a"}, since=START + 100 * SECOND, started=START + 100 * SECOND,
+        ended=START + 330 * SECOND, cause="This receiver may not see it any more.",
+    )  # fmt: skip
+    assert run.rows == {}
+
+
+def test_restart_remembers_that_an_alert_became_hidden() -> None:
+    run = NotificationRun(route(), [OPS])
+    run.publish("firing", "a", namespace="x")
+    run.advance(1)
+    run.publish("firing", "a", namespace="*")
+    run.advance(1)
+    (row,) = [row for key, row in run.rows.items() if key.startswith("alert/")]
+    assert decode_row(row, AlertChange).namespace == "*"
+
+
+def test_hidden_alert_of_a_receiver_without_ends_leaves_nothing() -> None:
+    run = NotificationRun(route(), [Traits(name="ops", send_resolved=False)])
+    run.publish("firing", "a")
+    run.advance(100)
+    run.hidden = {("ops", "a")}
+    run.publish("firing", "a")
+    run.advance(400)
+    run.publish("resolved", "a")
+    run.advance(1000)
+    assert run.log == ["30 ops firing a:firing"]
+    assert run.rows == {}
+
+
+def test_alert_that_moves_to_another_group_has_ended_in_the_first() -> None:
+    run = NotificationRun(route(group_by=["team"]), [OPS])
+    run.publish("firing", "a", labels={"team": "x"})
+    run.advance(100)
+    run.publish("firing", "a", labels={"team": "y"})
+    run.advance(1000)
+    ended = [alert.ended for _, _, entry in run.sent for alert in entry.alerts]
+    assert ended == [None, None, START + 100 * SECOND]
 
 
 def test_rule_names_its_receivers() -> None:

@@ -30,6 +30,7 @@ from almenara.alerting.notifications.routes import (
     routes_of,
     routing_labels,
 )
+from almenara.hookspecs import Alert
 
 ADDED: Final = frozenset(("firing", "flapping", "acknowledged"))
 """Statuses with which an alert enters a group that does not have it."""
@@ -81,7 +82,7 @@ class Groups:
                     continue
                 group = group or self._create(key, *routed[key], now)
             moved = change.alert.is_open and key not in routed
-            stored = _resolve(change) if moved else change
+            stored = _resolve(change, now) if moved else change
             self._store_alert(group, stored if known is None else _keep_severity(stored, known))
 
     def flush(self, now: int) -> None:
@@ -216,7 +217,7 @@ class Groups:
         for key in routed.keys() - present:
             self._store_alert(self._groups.get(key) or self._create(key, *routed[key], now), change)
         for key in present - routed.keys():
-            self._store_alert(self._groups[key], _resolve(change))
+            self._store_alert(self._groups[key], _resolve(change, now))
 
     # -- inside
 
@@ -246,7 +247,7 @@ class Groups:
         group.alerts[change.key] = change
         self._groups_of[change.key].add(group.row.key)
         # An alert is published often while its value changes; that alone is not worth a write.
-        if known is None or known.alert.status != change.alert.status:
+        if known is None or _durable_part(known) != _durable_part(change):
             self._put(_alert_key(group.row.key, change.key), change)
 
     def _flush_group(self, group: Group, now: int) -> None:
@@ -254,13 +255,24 @@ class Groups:
         for name, note in self._receivers_of(group).items():
             traits = self._receivers[name]
             target = group.targets.get(name) or TargetRow(group=group.row.key, receiver=name)
-            visible = [each for each in group.alerts.values() if self._is_visible(name, each)]
-            entry = decide(visible, target, traits, group.route.repeat_interval, now, note)
+            changes = self._changes_for(group, target, now)
+            entry = decide(changes, target, traits, group.route.repeat_interval, now, note)
             if entry is not None:
                 self._accept_entry(group, target, entry)
             elif not traits.send_resolved:
                 self._forget_resolved(group, target)
         self._prune(group)
+
+    def _changes_for(self, group: Group, target: TargetRow, now: int) -> list[AlertChange]:
+        """The alerts of a group that a receiver may see, and the end of those that it knows and may
+        not see any more: about further origins or namespaces, for example."""
+        changes = []
+        for change in group.alerts.values():
+            if self._is_visible(target.receiver, change):
+                changes.append(change)
+            elif target.may_know(change.key):
+                changes.append(_hide(change, now))
+        return changes
 
     def _accept_entry(self, group: Group, target: TargetRow, entry: Entry) -> None:
         if entry.episode != target.episode:
@@ -334,6 +346,11 @@ class Groups:
         self._changes[key] = encode_row(row)
 
 
+def _durable_part(change: AlertChange) -> tuple[object, ...]:
+    """What a restart must not forget of a change: the status, and who may see the alert."""
+    return change.alert.status, change.origin, change.namespace, change.own_labels
+
+
 def _keep_severity(change: AlertChange, known: AlertChange) -> AlertChange:
     """The change of an alert that ends, with the severity that it had: receivers compare alerts by
     their labels, and the severity is one of them."""
@@ -343,11 +360,24 @@ def _keep_severity(change: AlertChange, known: AlertChange) -> AlertChange:
     return msgspec.structs.replace(change, alert=alert)
 
 
-def _resolve(change: AlertChange) -> AlertChange:
+def _resolve(change: AlertChange, now: int) -> AlertChange:
     """The change of an alert that leaves a group without having ended."""
     alert = msgspec.structs.replace(
-        change.alert, status="resolved", cause="It is notified in another group now."
+        change.alert, status="resolved", ended=now, cause="It is notified in another group now."
     )
+    return msgspec.structs.replace(change, alert=alert)
+
+
+def _hide(change: AlertChange, now: int) -> AlertChange:
+    """The end of an alert for a receiver that knows it and may not see what it is about now: with
+    what identifies it, and nothing that it has learned since."""
+    before = change.alert
+    alert = Alert(
+        rule=before.rule, fingerprint=before.fingerprint, status="resolved",
+        severity=before.severity, labels=before.labels, runbook=before.runbook,
+        since=before.since, started=before.started, ended=before.ended or now,
+        cause="This receiver may not see it any more.",
+    )  # fmt: skip
     return msgspec.structs.replace(change, alert=alert)
 
 
