@@ -1,12 +1,12 @@
-"""Conditions of rules: which signals they select, and whether they hold."""
+"""Conditions of rules: which signals they select, and whether they hold. Here are those about
+events, and what all have in common."""
 
-import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from almenara.alerting.model import Alert
+from almenara.alerting.model import Alert, Place
 from almenara.alerting.signals import read_path, show_value
 from almenara.config.alert_rules import (
     AbsenceCondition,
@@ -17,19 +17,8 @@ from almenara.config.alert_rules import (
 from almenara.patterns import compile_pattern
 from almenara.scope import namespace_of
 from almenara.sdk.calendar import Schedule
-from almenara.signals import (
-    STALE_SINCE,
-    UNKNOWN,
-    Event,
-    Resource,
-    Sample,
-    Severity,
-    Signal,
-    parse_severity,
-)
+from almenara.signals import Event, Signal, parse_severity
 from almenara.units import SECOND
-
-MAX_SAMPLES: Final = 1_000
 
 
 class Verdict(msgspec.Struct):
@@ -77,6 +66,10 @@ class Condition:
 
     def expire(self, alert: Alert, time: int) -> Verdict:
         """Evaluate it at the end that an earlier verdict has set."""
+        return Verdict(holds=alert.holds, value=alert.value, threshold=alert.threshold)
+
+    def discard(self, alert: Alert, place: Place, time: int) -> Verdict:
+        """Evaluate it without a resource that was deleted, or belongs to another group now."""
         return Verdict(holds=alert.holds, value=alert.value, threshold=alert.threshold)
 
     def describe(self, alert: Alert) -> str:
@@ -173,120 +166,6 @@ class Events(Condition):
         return f"{count} events {names} in {self.settings.within:g} s"
 
 
-class ResourceStatus(Condition):
-    """The status or a field of a resource."""
-
-    def __init__(self, settings: ResourceCondition) -> None:
-        self.settings = settings
-        self.resources = (settings.kind,)
-        self._source = make_source_test(settings.source)
-        self._namespace, self._name = make_test(settings.namespace), make_test(settings.name)
-        self._status = make_any_test(settings.status) if settings.status else make_test("")
-        self._severity = parse_severity(settings.severity or Severity.DEBUG.name)
-        self._equals = None if settings.equals is None else make_test(settings.equals)
-
-    def selects(self, signal: Signal) -> bool:
-        return (
-            isinstance(signal, Resource)
-            and self._source(signal.origin)
-            and self._namespace(namespace_of(signal))
-            and self._name(signal.name)
-        )
-
-    def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
-        assert isinstance(signal, Resource)  # noqa: S101 # nosec B101 # narrows the type
-        settings = self.settings
-        if is_unobserved(signal) and not self._selects_status(signal):
-            return Verdict(
-                holds=alert.holds,
-                is_known=False,
-                counts=False,
-                value=alert.value,
-                threshold=alert.threshold,
-            )
-        value: float | str | None = signal.status
-        threshold: float | str | None = None
-        holds = (
-            not signal.deleted and self._status(signal.status) and signal.severity >= self._severity
-        )
-        if settings.field:
-            field = read_path(signal.state, settings.field)
-            value = float(field) if is_number(field) else show_value(field)
-            if self._equals is not None:
-                values = field if isinstance(field, list) else [field]
-                holds = holds and any(self._equals(show_value(each)) for each in values)
-                threshold = settings.equals
-            else:
-                holds = holds and is_number(field) and _is_beyond(float(field), settings)
-                threshold = settings.above if settings.above is not None else settings.below
-        return Verdict(holds=holds, counts=holds, value=value, threshold=threshold)
-
-    def _selects_status(self, resource: Resource) -> bool:
-        """Whether the rule is about the status itself, whatever the last known state is."""
-        settings = self.settings
-        if settings.status:
-            return self._status(resource.status)
-        return not settings.field and resource.severity >= self._severity
-
-    def describe(self, alert: Alert) -> str:
-        name = " ".join(filter(None, (alert.group.get("namespace"), alert.group.get("name"))))
-        field = f"{self.settings.field} is " if self.settings.field else "is "
-        return f"{self.settings.kind} {name} {field}{show_number(alert.value)}"
-
-
-class SampleThreshold(Condition):
-    """A threshold on the samples of a metric."""
-
-    def __init__(self, settings: SampleCondition) -> None:
-        self.settings = settings
-        self.samples = (settings.metric,)
-        self.measured = (settings.kind or ">",)
-        self._kind, self._name = make_test(settings.kind), make_test(settings.name)
-        self._source, self._namespace = (
-            make_source_test(settings.source), make_test(settings.namespace),
-        )  # fmt: skip
-        self._span = int(settings.within * SECOND)
-        self.has_memory = settings.aggregation != "last"
-
-    def selects(self, signal: Signal) -> bool:
-        return (
-            isinstance(signal, Sample)
-            and self._kind(signal.kind)
-            and self._name(signal.name)
-            and self._namespace(signal.namespace)
-            and self._source(signal.origin)
-        )
-
-    def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
-        assert isinstance(signal, Sample)  # noqa: S101 # nosec B101 # narrows the type
-        settings = self.settings
-        if settings.aggregation == "last":
-            newest = alert.window[-1][0] if alert.window else 0
-            if time >= newest:
-                alert.window = [(time, signal.value)]
-        else:
-            window = sorted([*alert.window, (time, float(signal.value))])
-            start = window[-1][0] - self._span
-            alert.window = [entry for entry in window if entry[0] > start][-MAX_SAMPLES:]
-        value = aggregate(settings.aggregation, alert.window)
-        return Verdict(
-            holds=value is not None and _is_beyond(value, settings),
-            value=value,
-            threshold=settings.above if settings.above is not None else settings.below,
-            stale_at=alert.window[-1][0] + int(settings.no_data * SECOND),
-        )
-
-    def describe(self, alert: Alert) -> str:
-        settings = self.settings
-        name = " ".join(filter(None, (alert.group.get("namespace"), alert.group.get("name"))))
-        what = settings.metric if settings.aggregation == "last" else (
-            f"{settings.aggregation} of {settings.metric} in {settings.within:g} s"
-        )  # fmt: skip
-        bound = "above" if settings.above is not None else "below"
-        limit = show_number(alert.threshold)
-        return f"{what} of {name} is {show_number(alert.value)}, {bound} {limit}"
-
-
 class Absence(Condition):
     """No event for some time. Raises `ValueError` for a schedule that is wrong."""
 
@@ -328,45 +207,16 @@ class Absence(Condition):
         return f"no {what}{source} {within} after {self.settings.schedule} {self.settings.zone}"
 
 
-def is_unobserved(resource: Resource) -> bool:
-    """Whether the source of a resource cannot read it, so that its state is the last known one."""
-    is_stale = resource.status == UNKNOWN or resource.state.get(STALE_SINCE) is not None
-    return is_stale and not resource.deleted
-
-
 def is_number(value: Any) -> bool:
     """Whether a value is a number that can be compared."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_beyond(value: float, settings: ResourceCondition | SampleCondition) -> bool:
+def is_beyond(value: float, settings: ResourceCondition | SampleCondition) -> bool:
+    """Whether a value is beyond the limits of a condition."""
     return (settings.above is None or value > settings.above) and (
         settings.below is None or value < settings.below
     )
-
-
-def aggregate(name: str, window: Sequence[tuple[int, float]]) -> float | None:
-    """Return an aggregation of times in microseconds and values; None where it has too few."""
-    values = [value for _, value in window]
-    if not values:
-        return None
-    if name == "rate":
-        seconds = (window[-1][0] - window[0][0]) / SECOND
-        if seconds <= 0:
-            return None
-        # A counter that restarts counts from zero.
-        steps = itertools.pairwise(values)
-        return (
-            sum(after - before if after >= before else after for before, after in steps) / seconds
-        )
-    functions: dict[str, Callable[[list[float]], float]] = {
-        "last": lambda all_values: all_values[-1],
-        "avg": lambda all_values: sum(all_values) / len(all_values),
-        "min": min,
-        "max": max,
-        "sum": sum,
-    }
-    return functions[name](values)
 
 
 def show_number(value: float | str | None) -> str:

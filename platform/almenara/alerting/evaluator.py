@@ -9,9 +9,10 @@ from almenara.alerting import COMMAND, ORIGIN, RULE, SOURCE, machine
 from almenara.alerting.actions import obey, turn_silence
 from almenara.alerting.book import REFRESH, AlertBook
 from almenara.alerting.commands import STARTED
-from almenara.alerting.endings import end_resource, end_source
+from almenara.alerting.endings import end_resource, end_source, leave_other_groups
 from almenara.alerting.model import Alert, displayed_status, make_fingerprint
 from almenara.alerting.overlays import source_names
+from almenara.alerting.resource_condition import is_unobserved
 from almenara.alerting.rules import Rule, RuleSet
 from almenara.alerting.signals import resource_key, scope_labels
 from almenara.alerting.store import ALERTS, BLIND, REMOVED, SILENCES
@@ -144,6 +145,8 @@ class Evaluator:
     def _apply(self, rule: Rule, group: dict[str, str], signal: Signal, book: AlertBook) -> None:
         store, condition, time = book.store, rule.condition, book.step.time
         key = f"{rule.name}/{make_fingerprint(rule.name, group)}"
+        if isinstance(signal, Resource) and not (signal.deleted or is_unobserved(signal)):
+            leave_other_groups(signal, rule, key, book)
         alert = store.get(key) or Alert(
             rule=rule.name, fingerprint=key.rpartition("/")[2], group=group, labels={}
         )
@@ -176,6 +179,7 @@ class Evaluator:
         """Note which resource an alert is about: that of the signal that made its condition hold
         last."""
         alert.resource, alert.parents = resource_key(signal), self.rules.parents(signal)
+        alert.resource_origin = signal.origin
         alert.correlation = signal.correlation if isinstance(signal, Event) else None
         alert.metric = signal.metric if isinstance(signal, Sample) else ""
 

@@ -94,7 +94,6 @@ def reach(
         alert.value = (at - alert.window[-1][0]) / SECOND if alert.window else alert.threshold
         set_holds(alert, True, rule, flapping, at)
     elif deadline == "stale":
-        alert.window = []
         if alert.phase == "firing":
             alert.is_stale = True
         elif alert.phase == "pending":

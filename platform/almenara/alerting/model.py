@@ -27,6 +27,8 @@ Deadline = Literal["for", "keep", "until", "absent", "stale", "settle", "forget"
 Key = tuple[str, str, str]
 Place = tuple[str, str, str, str]
 """Origin, kind, namespace and name of a resource."""
+Window = list[tuple[int, float]]
+"""Times in microseconds since the epoch, with values, the oldest first."""
 
 
 class Alert(msgspec.Struct, kw_only=True):
@@ -49,6 +51,8 @@ class Alert(msgspec.Struct, kw_only=True):
     threshold: float | str | None = None
     annotations: dict[str, str] = {}
     resource: Key | None = None
+    resource_origin: str = ""
+    """The origin of that resource; empty where it is that of the alert."""
     parents: list[Place] = []
     origin: str = ""
     namespace: str = ""
@@ -56,7 +60,12 @@ class Alert(msgspec.Struct, kw_only=True):
     """Labels of what it is about, which scopes may grant."""
     correlation: str | None = None
     cause: str = ""
-    window: list[tuple[int, float]] = []
+    window: Window = []
+    """Of conditions about events."""
+    series: dict[str, Window] = {}
+    """Of conditions about samples, the samples of each series that matter."""
+    holding: dict[str, bool] = {}
+    """Of conditions about resources, those for which it holds, with whether that is known."""
     deadlines: dict[str, int] = {}
     fires: list[int] = []
     """When it started to fire, within the window of flapping."""
@@ -85,6 +94,18 @@ class Alert(msgspec.Struct, kw_only=True):
     def match_labels(self, severity: str) -> dict[str, str]:
         """The labels that matchers see."""
         return {"severity": severity, **self.labels, "rule": self.rule}
+
+
+def place_of(alert: Alert) -> Place | None:
+    """Return the resource that an alert is about, with its origin."""
+    return (
+        None if alert.resource is None else (alert.resource_origin or alert.origin, *alert.resource)
+    )
+
+
+def make_place_key(place: Place) -> str:
+    """Return a short name of a resource, within an alert."""
+    return hashlib.blake2b(msgspec.json.encode(place), digest_size=8).hexdigest()
 
 
 def make_fingerprint(rule: str, group: Mapping[str, str]) -> str:

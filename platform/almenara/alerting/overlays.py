@@ -5,7 +5,7 @@ from typing import Final
 from almenara.alerting import SOURCE
 from almenara.alerting.commands import Silence
 from almenara.alerting.matchers import Matcher, match_all, parse_matcher
-from almenara.alerting.model import Alert, Place
+from almenara.alerting.model import Alert, Place, place_of
 from almenara.alerting.rules import RuleSet
 
 MAX_SILENCES: Final = 1_000
@@ -126,11 +126,6 @@ class Dependencies:
     def _labels(self, alert: Alert) -> dict[str, str]:
         rule = self._rules.rules.get(alert.rule)
         return alert.match_labels(rule.severity(alert) if rule is not None else "")
-
-
-def place_of(alert: Alert) -> Place | None:
-    """Return the resource that an alert is about, with its origin."""
-    return None if alert.resource is None else (alert.origin, *alert.resource)
 
 
 def source_names(origin: str) -> list[str]:

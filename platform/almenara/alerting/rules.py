@@ -6,16 +6,12 @@ from typing import Any, Final
 import msgspec
 
 from almenara.alerting import ALERT, COMMAND
-from almenara.alerting.conditions import (
-    Absence,
-    Condition,
-    Events,
-    ResourceStatus,
-    SampleThreshold,
-)
+from almenara.alerting.conditions import Absence, Condition, Events
 from almenara.alerting.formats import format_duration
 from almenara.alerting.matchers import Matcher, match_all, parse_matcher
 from almenara.alerting.model import Alert, Place
+from almenara.alerting.resource_condition import ResourceStatus
+from almenara.alerting.sample_condition import SampleThreshold
 from almenara.alerting.sandbox import Template, TemplateError
 from almenara.alerting.signals import (
     FIELDS,
@@ -153,7 +149,8 @@ class Rule:
         """Return the annotations of an alert. Raises what a template raises."""
         known = {
             **values, "rule": self.name, "labels": alert.labels, "value": alert.value,
-            "threshold": alert.threshold, "count": len(alert.window), "since": alert.since,
+            "threshold": alert.threshold, "since": alert.since,
+            "count": len(alert.window) + sum(map(len, alert.series.values())),
         }  # fmt: skip
         rendered = {name: template.render(known) for name, template in self.templates.items()}
         rendered["summary"] = " ".join(rendered.get("summary", "").split())

@@ -6,8 +6,8 @@ from typing import Final
 
 from almenara.alerting.commands import Silence
 from almenara.alerting.members import Members
-from almenara.alerting.model import Alert
-from almenara.alerting.overlays import Dependencies, Silences, place_of
+from almenara.alerting.model import Alert, place_of
+from almenara.alerting.overlays import Dependencies, Silences
 from almenara.alerting.rules import Rule, RuleSet
 from almenara.hookspecs import ProcessorState, Step
 

@@ -38,7 +38,8 @@ class EventCondition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ResourceCondition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The status or a field of a resource. Everything that is set must match."""
+    """The status or a field of a resource. Everything that is set must match. Where `group_by`
+    makes one alert of several resources, it holds while it does for any of them."""
 
     kind: str
     """Kind of the resource, or a pattern of it."""
@@ -73,7 +74,8 @@ class ResourceCondition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
 
 class SampleCondition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A threshold on the samples of a metric; each resource is a series of its own."""
+    """A threshold on the samples of a metric; each resource is a series of its own, also where
+    `group_by` makes one alert of several."""
 
     metric: str
     """Name of the metric."""
@@ -87,7 +89,9 @@ class SampleCondition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Name, or a pattern of it."""
     aggregation: Aggregation = "last"
     """What is compared: the last sample, or the average, minimum, maximum, sum or the increase per
-    second of those in the window."""
+    second of those in the window. Over several series, `last` holds while it does for any of them,
+    `avg` is the average of their averages, `min`, `max` and `sum` are of all samples, and `rate` is
+    the sum of their rates."""
     within: Positive = 300.0
     """Seconds of the window."""
     above: float | None = None
@@ -95,7 +99,8 @@ class SampleCondition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     below: float | None = None
     """It holds below this number."""
     no_data: Positive = 600.0
-    """Seconds without a sample after which an alert is unknown."""
+    """Seconds without a sample after which an alert is unknown, and after which a series neither
+    raises nor resolves one."""
 
     def __post_init__(self) -> None:
         if self.above is None and self.below is None:
