@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.patterns import compile_expression
+from almenara.signals import Resource
 
 LABEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}"
 """Names in matchers: labels of Kubernetes can begin with a digit, and are long."""
@@ -15,6 +16,9 @@ MAX_COMPARED: Final = 1_000
 """Characters of a value that an expression is compared with."""
 SEVERITY: Final = "severity"
 """The label that is compared without regard to case: rules write ERROR, receivers get error."""
+RULE: Final = "rule"
+RESERVED_LABELS: Final = (RULE, SEVERITY)
+"""Labels that every alert has, whatever its rule and its group are."""
 
 
 class Matcher(msgspec.Struct, frozen=True):
@@ -68,3 +72,26 @@ def parse_matcher(text: str) -> Matcher:
 def match_all(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
     """Whether labels meet every condition."""
     return all(matcher.matches(labels) for matcher in matchers)
+
+
+def match_alert(alert: Resource) -> list[Matcher]:
+    """Return matchers of one alert, and of no other: its rule and the labels of its group.
+
+    A label of its group that is empty is matched as well: other alerts of the rule have it. The
+    labels of what it is about can change, and are used only where a label of the group cannot be
+    named in a matcher.
+    """
+    labels = alert.state.get("labels", {})
+    grouped = alert.state.get("grouped_by")
+    names = set(labels) if grouped is None else set(grouped)
+    if not all(map(is_nameable, names)):
+        names |= set(labels)
+    return [
+        Matcher(RULE, "=", alert.namespace),
+        *(Matcher(name, "=", labels.get(name, "")) for name in sorted(filter(is_nameable, names))),
+    ]
+
+
+def is_nameable(label: str) -> bool:
+    """Whether a matcher can name a label of an alert."""
+    return label not in RESERVED_LABELS and re.fullmatch(LABEL_NAME, label) is not None

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from almenara.alerting import ALERT, ORIGIN
+from almenara.alerting.signals import label_of
 from almenara.scope import LABELS, NAMESPACE, write_labels
 from almenara.signals import Event, Resource, Severity, parse_severity
 
@@ -128,11 +129,22 @@ def displayed_status(alert: Alert) -> str:
     return next((status for status, holds in overlays if holds), "firing")
 
 
+def list_group_labels(group: Mapping[str, str]) -> list[str]:
+    """Return the names of the labels that tell the alerts of a rule apart, those included that
+    are empty."""
+    names = set(map(label_of, group))
+    if "subject" in group or {"kind", "name"} <= group.keys():
+        # The default group has no empty namespace.
+        names.add("namespace")
+    return sorted(names)
+
+
 def make_state(alert: Alert, *, runbook: str, notify: list[str]) -> dict[str, Any]:
     """Return what the resource and the events of an alert have as state and data."""
     state: dict[str, Any] = {
         "rule": alert.rule,
         "labels": alert.labels,
+        "grouped_by": list_group_labels(alert.group),
         "annotations": alert.annotations,
         "runbook": runbook,
         "value": alert.value,

@@ -8,7 +8,7 @@ import msgspec
 from almenara.alerting import ALERT, COMMAND
 from almenara.alerting.conditions import Absence, Condition, Events
 from almenara.alerting.formats import format_duration
-from almenara.alerting.matchers import Matcher, match_all, parse_matcher
+from almenara.alerting.matchers import RESERVED_LABELS, Matcher, match_all, parse_matcher
 from almenara.alerting.model import Alert, Place
 from almenara.alerting.resource_condition import ResourceStatus
 from almenara.alerting.sample_condition import SampleThreshold
@@ -17,6 +17,7 @@ from almenara.alerting.signals import (
     FIELDS,
     PATHS,
     default_group,
+    label_of,
     read_field,
     read_path,
     resource_key,
@@ -39,7 +40,6 @@ MAX_ANNOTATION: Final = 2_000
 """Characters of an annotation; more are cut."""
 OF_SIGNAL: Final = "signal"
 """Severity of a rule whose alerts have that of their signals."""
-RESERVED_LABELS: Final = ("rule", "severity")
 WEB_SCHEMES: Final = ("https://", "http://")
 REMEMBERED_NAMES: Final = 10_000
 
@@ -115,9 +115,7 @@ class Rule:
     def labels(self, own: Mapping[str, str], group: Mapping[str, str]) -> dict[str, str]:
         """Return the labels of an alert from those of what it is about and from its group."""
         # A label of the observed system must not pose as one of the rule.
-        grouped = {
-            field.partition(".")[2] or field: value for field, value in group.items() if value
-        }
+        grouped = {label_of(field): value for field, value in group.items() if value}
         return {
             name: value
             for name, value in {**own, **grouped, **self.settings.labels}.items()

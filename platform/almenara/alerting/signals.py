@@ -52,6 +52,11 @@ def read_field(signal: Signal, name: str) -> str:
     return show_value(read_path(body, path))
 
 
+def label_of(field: str) -> str:
+    """Return the name of the label that alerts have for a field of their group."""
+    return field.partition(".")[2] or field
+
+
 def default_group(signal: Signal) -> dict[str, str]:
     """Return what makes an alert of its own by default: correlation, resource or subject."""
     if isinstance(signal, Event):

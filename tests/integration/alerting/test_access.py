@@ -1,6 +1,7 @@
 """Who sees which alerts, and who may acknowledge and silence them."""
 
 import asyncio
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -215,6 +216,17 @@ def test_forms_acknowledge_and_silence(server: Server) -> None:
     shown = client.get(page).text
     assert "&lt;b&gt;mine&lt;/b&gt;" in shown
     assert client.post("/alerts/unacknowledge", data=form).status_code == 303
+    link = re.search(r'href="(/alerts/silences\?[^"]*)">Silence', shown)
+    assert link is not None
+    offered = re.search(r'<textarea id="matchers".*?>(.*?)</textarea>', client.get(
+        html.unescape(link[1])).text, re.DOTALL)  # fmt: skip
+    assert offered is not None
+    assert html.unescape(offered[1]).splitlines() == [
+        'rule="theirs"', 'kind="pod"', 'name="pod-theirs"', 'namespace="theirs"', 'origin="theirs"',
+    ]  # fmt: skip
+    silence = {"csrf": form["csrf"], "matchers": html.unescape(offered[1]), "hours": "4"}
+    preview = client.post("/alerts/silences", data={**silence, "action": "preview"})
+    assert "Covers 1 active alert" in preview.text
     silence = {"csrf": form["csrf"], "matchers": 'name=~"pod-.*"', "hours": "4", "comment": "x"}
     preview = client.post("/alerts/silences", data={**silence, "action": "preview"})
     assert "Covers 2 active alerts" in preview.text

@@ -212,7 +212,8 @@ async def submit_silence(
     """Create a silence, or show what it would cover."""
     require_alerting(services)
     form = {**EMPTY_FORM, **await read_form(request)}
-    texts = [line.strip() for line in form["matchers"].splitlines() if line.strip()]
+    # Not `splitlines`: values may have other separators of lines.
+    texts = [line.strip() for line in form["matchers"].split("\n") if line.strip()]
     try:
         hours = read_hours(form["hours"])
         if form.get("action") == "preview":

@@ -8,13 +8,14 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from almenara.alerting import ALERT
-from almenara.alerting.matchers import Matcher, match_all
+from almenara.alerting.matchers import Matcher, match_alert, match_all
 from almenara.history import Filter
 from almenara.panels.builtin.alerts import describe_alert, list_alerts
 from almenara.panels.formats import encode_query
 from almenara.panels.view import View
 from almenara.sdk.calendar import DAYS
 from almenara.security.identity import Role
+from almenara.signals import Resource
 from almenara.web.authorization import ALL_SOURCES, VIEWER
 from almenara.web.csrf import csrf_token, set_form_cookie
 from almenara.web.layout import PageRequest, render_page, render_panel, render_problem_page
@@ -124,7 +125,8 @@ async def alert_rule(
 @get("/alerts/silences", name="silences", opt=ALL_SOURCES, include_in_schema=False)
 async def silences(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render the silences, and the form that creates one."""
-    matchers = request.query_params.get("matchers", "")[:2_000]
+    # Not cut: without one of its matchers, a silence covers more.
+    matchers = request.query_params.get("matchers", "")
     return await render_silences(request, services, {**EMPTY_FORM, "matchers": matchers})
 
 
@@ -176,14 +178,16 @@ async def alert(
     if (known is None or known.deleted) and not await has_history(view, f"{rule}/{fingerprint}"):
         detail = "There is no such alert. It may have been removed by the retention."
         return render_problem_page(services, request, 404, "Alert not found", detail)
-    matchers = [f"rule={rule}"]
-    if known is not None and (resource := known.state.get("resource")):
-        matchers.append(f"name={resource['name']}")
     return await render_alert_page(
         request, services, "alert_page.html", "alert", title=f"Alert {rule}",
         filters={"rule": rule, "name": fingerprint}, rule=rule, fingerprint=fingerprint,
-        silence_link="/alerts/silences" + encode_query({"matchers": "\n".join(matchers)}),
+        silence_link="" if known is None or known.deleted else link_to_silence(known),
     )  # fmt: skip
+
+
+def link_to_silence(alert: Resource) -> str:
+    """Return the address of the form that creates a silence of an alert."""
+    return "/alerts/silences" + encode_query({"matchers": "\n".join(map(str, match_alert(alert)))})
 
 
 async def has_history(view: View, key: str) -> bool:

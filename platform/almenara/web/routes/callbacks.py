@@ -1,6 +1,5 @@
 """What users choose in messages of a receiver: acknowledge and silence."""
 
-import re
 from typing import Final
 
 import structlog
@@ -11,12 +10,12 @@ from litestar.params import FromPath
 
 from almenara.alerting import ALERT
 from almenara.alerting.commands import make_acknowledge, make_silence
-from almenara.alerting.matchers import LABEL_NAME, Matcher
+from almenara.alerting.matchers import match_alert
 from almenara.alerting.notifications.alert_events import read_change
 from almenara.alerting.notifications.receivers import Receiver
 from almenara.errors import describe_error
 from almenara.hookspecs import AlertAction, InteractiveNotifier
-from almenara.signals import Event, Resource, now
+from almenara.signals import Event, now
 from almenara.units import SECOND
 from almenara.web.authorization import SERVER_TO_SERVER
 from almenara.web.layout import PageRequest
@@ -28,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 MAX_ACTIONS: Final = 50
 MAX_SECONDS: Final = 86_400.0
-RESERVED: Final = ("rule", "severity")
 
 
 @post("/alerts/callbacks/{name:str}", opt=SERVER_TO_SERVER, include_in_schema=False,
@@ -75,19 +73,8 @@ def make_command(services: Services, receiver: Receiver, action: AlertAction) ->
     if action.action == "acknowledge":
         return make_acknowledge(action.alert, by)
     ends = now() + int(min(max(action.seconds, 60.0), MAX_SECONDS) * SECOND)
-    return make_silence(match_alert(alert), by, f"from a message of {receiver.name}", ends)
-
-
-def match_alert(alert: Resource) -> list[str]:
-    """Return matchers of one alert: its rule and all of its labels that a matcher can name."""
-    labels = {
-        name: value
-        for name, value in alert.state.get("labels", {}).items()
-        if name not in RESERVED and re.fullmatch(LABEL_NAME, name)
-    }
-    matchers = [Matcher("rule", "=", alert.namespace)]
-    matchers += [Matcher(name, "=", value) for name, value in sorted(labels.items())]
-    return [str(matcher) for matcher in matchers]
+    matchers = list(map(str, match_alert(alert)))
+    return make_silence(matchers, by, f"from a message of {receiver.name}", ends)
 
 
 CALLBACKS: Final = [accept_callback]
