@@ -76,11 +76,23 @@ class BadParameterError(HTTPException):
     status_code = HTTPStatus.BAD_REQUEST
 
 
+class NotFiringError(HTTPException):
+    """An alert is to be acknowledged or assigned that does not fire."""
+
+    status_code = HTTPStatus.CONFLICT
+
+
+class NotInEffectError(HTTPException):
+    """A command was stored, and its effect was not visible in time."""
+
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Return the response to any error."""
     status, detail = _classify(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
-        error, (LimitExceeded, BusClosedError, TooManyExportsError, AuthError)
+        error, (LimitExceeded, BusClosedError, TooManyExportsError, NotInEffectError, AuthError)
     ):
         log.error("a request failed", path=request.url.path, exc_info=error)
     title = HTTPStatus(status).phrase

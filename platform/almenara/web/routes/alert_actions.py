@@ -20,18 +20,22 @@ from almenara.alerting.commands import (
     make_unsilence,
     parse_plain_matcher,
 )
+from almenara.alerting.model import ACTIVE
+from almenara.alerting.overlays import MAX_SILENCES
 from almenara.alerting.service import Alerting
 from almenara.sdk.calendar import DAYS, Calendar
 from almenara.security.errors import Unauthenticated
 from almenara.signals import Event, Resource, now
+from almenara.state.resources import Resources
 from almenara.units import HOUR
 from almenara.web.authorization import OPERATOR, OPERATOR_OF_ALL_SOURCES, scoped_view
 from almenara.web.layout import PageRequest
+from almenara.web.problems import NotFiringError, NotInEffectError
 from almenara.web.routes.alerts import DURATIONS, EMPTY_FORM, preview_silence, render_silences
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context, get_request_info
 
-EFFECT_TIMEOUT: Final = 2.0
+EFFECT_TIMEOUT: Final = 10.0
 """Seconds that a response waits for its effect, so that the page it leads to shows it."""
 EFFECT_INTERVAL: Final = 0.02
 
@@ -51,12 +55,31 @@ def require_alerting(services: Services) -> Alerting:
     return services.alerting
 
 
+def check_silence_limit(resources: Resources) -> None:
+    """Raise `ValueError` where there are as many silences as there can be."""
+    count = sum(not silence.deleted for silence in resources.of_kind(SILENCE))
+    if count >= MAX_SILENCES:
+        raise ValueError(
+            f"there are {count:,} silences, and there can be {MAX_SILENCES:,}; end some that are"
+            ' not needed, or cover several alerts by one with an expression such as name=~"web-.*"'
+        )
+
+
 def find_alert(request: PageRequest, services: Services, key: str) -> Resource:
     """Return an alert that the user can see. Raises `NotFoundException`."""
     rule, _, name = key.partition("/")
     alert = scoped_view(services, request).resources.get(ALERT, rule, name)
     if alert is None or alert.deleted:
         raise NotFoundException("There is no such alert; it may have been resolved.")
+    return alert
+
+
+def find_firing_alert(request: PageRequest, services: Services, key: str) -> Resource:
+    """Return an alert that the user can see and that fires, whatever overlays it. Raises
+    `NotFoundException` and `NotFiringError`."""
+    alert = find_alert(request, services, key)
+    if alert.status not in ACTIVE:
+        raise NotFiringError(detail=f"The alert does not fire; it is {alert.status}.")
     return alert
 
 
@@ -67,8 +90,12 @@ async def perform(
     action: str,
     is_done: Callable[[], bool],
 ) -> None:
-    """Publish a command, record it in the access log, and wait until its effect is visible."""
-    await require_alerting(services).command(command)
+    """Publish a command, record it in the access log, and wait until its effect is visible.
+
+    Raises `NotInEffectError` where it is not visible in time.
+    """
+    alerting = require_alerting(services)
+    await alerting.command(command)
     services.access.audit.record(
         action,
         user=user_name(request),
@@ -79,23 +106,28 @@ async def perform(
         if is_done():
             return
         await asyncio.sleep(EFFECT_INTERVAL)
+    reason = alerting.problem or "the page Sources shows whether the source alerts works"
+    raise NotInEffectError(
+        detail=f"This was stored, and is not in effect after {EFFECT_TIMEOUT:g} s: {reason}. Check"
+        " whether it is in effect before you repeat it."
+    )
 
 
 async def acknowledge_alert(
     request: PageRequest, services: Services, key: str, comment: str = ""
 ) -> None:
-    """Acknowledge an alert on behalf of the user. Raises `NotFoundException`."""
+    """Acknowledge an alert on behalf of the user. Raises as `find_firing_alert` and `perform`."""
     require_alerting(services)
-    find_alert(request, services, key)
+    find_firing_alert(request, services, key)
     command = make_acknowledge(key, user_name(request), comment)
     await perform(
         request, services, command, "alert_acknowledged",
-        lambda: bool(find_alert(request, services, key).state.get("by")),
+        lambda: bool(find_firing_alert(request, services, key).state.get("by")),
     )  # fmt: skip
 
 
 async def unacknowledge_alert(request: PageRequest, services: Services, key: str) -> None:
-    """Take an acknowledgement back. Raises `NotFoundException`."""
+    """Take an acknowledgement back. Raises as `find_alert` and `perform`."""
     require_alerting(services)
     find_alert(request, services, key)
     command = make_unacknowledge(key, user_name(request))
@@ -106,14 +138,15 @@ async def unacknowledge_alert(request: PageRequest, services: Services, key: str
 
 
 async def assign_alert(request: PageRequest, services: Services, key: str, to: str) -> None:
-    """Assign an alert to a person, or with an empty name to no one. Raises `NotFoundException`."""
+    """Assign an alert to a person, or with an empty name to no one. Raises as `find_firing_alert`
+    and `perform`."""
     require_alerting(services)
-    find_alert(request, services, key)
+    find_firing_alert(request, services, key)
     command = make_assign(key, to, user_name(request))
     assignee = command.data["to"]
     await perform(
         request, services, command, "alert_assigned",
-        lambda: find_alert(request, services, key).state.get("assignee", "") == assignee,
+        lambda: find_firing_alert(request, services, key).state.get("assignee", "") == assignee,
     )  # fmt: skip
 
 
@@ -121,11 +154,12 @@ async def create_silence(
     request: PageRequest, services: Services, matchers: list[str], comment: str, ends: int,
     starts: int | None = None, calendar: Calendar | None = None,
 ) -> str:  # fmt: skip
-    """Create a silence on behalf of the user, and return its id. Raises `ValueError`."""
+    """Create a silence on behalf of the user, and return its id. Raises `ValueError`, and as
+    `perform`."""
     require_alerting(services)
-    author = user_name(request)
+    author, resources = user_name(request), services.hub.view.resources
     command = make_silence(matchers, author, comment, ends, starts, calendar)
-    resources = services.hub.view.resources
+    check_silence_limit(resources)
     await perform(
         request, services, command, "silence_created",
         lambda: resources.get(SILENCE, "", command.subject) is not None,
@@ -134,7 +168,7 @@ async def create_silence(
 
 
 async def end_silence(request: PageRequest, services: Services, identity: str) -> None:
-    """End a silence. Raises `NotFoundException`."""
+    """End a silence. Raises `NotFoundException`, and as `perform`."""
     require_alerting(services)
     resources = services.hub.view.resources
 

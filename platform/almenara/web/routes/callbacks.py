@@ -19,7 +19,7 @@ from almenara.signals import Event, now
 from almenara.units import SECOND
 from almenara.web.authorization import SERVER_TO_SERVER
 from almenara.web.layout import PageRequest
-from almenara.web.routes.alert_actions import require_alerting
+from almenara.web.routes.alert_actions import check_silence_limit, require_alerting
 from almenara.web.services import Services
 from almenara.web.state import get_request_info
 
@@ -50,7 +50,11 @@ async def accept_callback(
         )
         return Response("The request was refused.\n", status_code=401, media_type="text/plain")
     for action in actions[:MAX_ACTIONS]:
-        command = make_command(services, receiver, action)
+        try:
+            command = make_command(services, receiver, action)
+        except ValueError as error:
+            # Slack displays that the request has failed.
+            return Response(f"{error}\n", status_code=409, media_type="text/plain")
         if command is not None:
             await alerting.command(command)
             services.access.audit.record(
@@ -62,7 +66,7 @@ async def accept_callback(
 
 def make_command(services: Services, receiver: Receiver, action: AlertAction) -> Event | None:
     """Return the command of an action; None where the alert is over or the receiver may not read
-    it."""
+    it. Raises `ValueError` where there are too many silences."""
     rule, _, fingerprint = action.alert.partition("/")
     alert = services.hub.view.resources.get(ALERT, rule, fingerprint)
     change = None if alert is None or alert.deleted else read_change(alert, 0)
@@ -72,6 +76,7 @@ def make_command(services: Services, receiver: Receiver, action: AlertAction) ->
     by = f"{action.by} ({receiver.name})"
     if action.action == "acknowledge":
         return make_acknowledge(action.alert, by)
+    check_silence_limit(services.hub.view.resources)
     ends = now() + int(min(max(action.seconds, 60.0), MAX_SECONDS) * SECOND)
     matchers = list(map(str, match_alert(alert)))
     return make_silence(matchers, by, f"from a message of {receiver.name}", ends)

@@ -29,7 +29,8 @@ from almenara.web.routes.alert_actions import (
 )
 from almenara.web.routes.api.models import format_api_time
 from almenara.web.routes.api.parameters import (
-    EVENT_PROBLEMS,
+    ALERT_PROBLEMS,
+    COMMAND_PROBLEMS,
     PARAMETER_PROBLEMS,
     check_parameters,
 )
@@ -134,7 +135,7 @@ async def alerts(
 
 
 @post("/api/alerts/{rule:str}/{fingerprint:str}/acknowledge", opt=OPERATOR, tags=["alerts"],
-      status_code=204, responses=EVENT_PROBLEMS)  # fmt: skip
+      status_code=204, responses=ALERT_PROBLEMS)  # fmt: skip
 async def acknowledge(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
@@ -147,7 +148,7 @@ async def acknowledge(
 
 
 @post("/api/alerts/{rule:str}/{fingerprint:str}/unacknowledge", opt=OPERATOR, tags=["alerts"],
-      status_code=204, responses=EVENT_PROBLEMS)  # fmt: skip
+      status_code=204, responses=ALERT_PROBLEMS)  # fmt: skip
 async def unacknowledge(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
@@ -159,7 +160,7 @@ async def unacknowledge(
 
 
 @post("/api/alerts/{rule:str}/{fingerprint:str}/assign", opt=OPERATOR, tags=["alerts"],
-      status_code=204, responses=EVENT_PROBLEMS)  # fmt: skip
+      status_code=204, responses=ALERT_PROBLEMS)  # fmt: skip
 async def assign(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],
@@ -194,7 +195,7 @@ async def silences(
 
 
 @post("/api/silences", opt=OPERATOR_OF_ALL_SOURCES, tags=["alerts"], status_code=201,
-      responses=PARAMETER_PROBLEMS)  # fmt: skip
+      responses=COMMAND_PROBLEMS)  # fmt: skip
 async def add_silence(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> dict[str, str]:
@@ -211,7 +212,7 @@ async def add_silence(
 
 
 @post("/api/silences/{silence_id:str}/end", opt=OPERATOR_OF_ALL_SOURCES, tags=["alerts"],
-        status_code=204, responses=EVENT_PROBLEMS)  # fmt: skip
+        status_code=204, responses=ALERT_PROBLEMS)  # fmt: skip
 async def remove_silence(
     request: Request[Any, Any, Any],
     services: NamedDependency[Services],

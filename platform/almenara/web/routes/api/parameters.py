@@ -55,6 +55,15 @@ EXPORT_PROBLEMS: Final = {
     503: describe_problem("The query took too long, or too many exports are running"),
 }
 EVENT_PROBLEMS: Final = {**PARAMETER_PROBLEMS, 404: describe_problem("There is no such event")}
+COMMAND_PROBLEMS: Final = {
+    **PARAMETER_PROBLEMS,
+    503: describe_problem("It is not in effect yet: alert rules are not evaluated at the moment"),
+}
+ALERT_PROBLEMS: Final = {
+    **COMMAND_PROBLEMS,
+    404: describe_problem("There is no such alert or silence"),
+    409: describe_problem("The alert does not fire"),
+}
 
 
 def _text(description: str, example: str) -> Any:
