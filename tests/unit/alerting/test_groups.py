@@ -385,6 +385,21 @@ def test_clock_that_is_set_back_does_not_silence_a_group() -> None:
     assert run.log[1:] == [f"{100 - 7200 + 300} ops firing a:firing b:firing"]
 
 
+def test_group_that_is_created_again_within_a_second_repeats_no_version() -> None:
+    run = NotificationRun(route(group_wait=0, group_interval=0.2), [OPS])
+    moment = run.now
+    for status in ("firing", "resolved", "firing"):
+        run.publish(status)
+        run.groups.flush(moment)
+        ((key, entry),) = run.groups.outbox["ops"].items()
+        run.sent.append((0, "ops", entry))
+        run.groups.confirm("ops", key, entry, "ref")
+        moment += 200_000
+    first, end, again = (entry for _, _, entry in run.sent)
+    assert first.episode == end.episode != again.episode
+    assert first.version < end.version < again.version
+
+
 def test_storm_in_one_group_is_one_notification() -> None:
     run = NotificationRun(route(), [Traits(name="ops", max_alerts=20)])
     for number in range(10_000):

@@ -13,7 +13,7 @@ from almenara.alerting.notifications.records import Entry, Statuses, TargetRow
 from almenara.alerting.notifications.routes import routing_labels
 from almenara.hookspecs import Alert
 from almenara.signals import Severity
-from almenara.units import SECOND
+from almenara.units import MILLISECOND
 
 LOUD: Final = frozenset(("firing", "flapping"))
 """Statuses that someone must be notified of."""
@@ -69,7 +69,7 @@ def decide(
     )
     alerts = [change.alert for change in (*_ordered(open_ones), *_ordered(resolved))]
     # By the time, so that a group that is created again does not repeat versions.
-    version = max(target.version + 1, now // SECOND)
+    version = max(target.version + 1, now // MILLISECOND)
     return Entry(
         version=version,
         episode=f"{target.group}-{version}" if is_new_episode else target.episode,
