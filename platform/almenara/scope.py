@@ -41,6 +41,8 @@ SEVERAL_NAMESPACES: Final = "*"
 """The namespace of an alert about several; no namespace can have this name."""
 OWN_LABELS: Final = "own_labels"
 """The part of an alert's state with the labels of what it is about."""
+INHIBITED_BY: Final = "inhibited_by"
+"""The part of an alert's state with the key of the alert that inhibits it, which may be hidden."""
 LABELS: Final = "labels"
 """The attribute of an event, `a=b,c=d`, and the part of a resource's state, with its labels."""
 

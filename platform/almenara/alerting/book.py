@@ -1,6 +1,6 @@
 """The book of alerts: stores them, overlays silences and inhibition, and publishes transitions."""
 
-from typing import Final
+from typing import Any, Final
 
 from almenara.alerting import machine
 from almenara.alerting.conditions import Absence
@@ -15,6 +15,7 @@ from almenara.alerting.model import (
 from almenara.alerting.rules import Rule, RuleSet
 from almenara.alerting.store import AlertStore
 from almenara.hookspecs import Step
+from almenara.scope import INHIBITED_BY
 from almenara.signals import Signal
 from almenara.units import SECOND
 
@@ -91,7 +92,17 @@ class AlertBook:
         self.derived.append(make_resource(alert, state, severity, time))
         if with_event:
             identity = self.step.event_id(alert.key, alert.status)
-            self.derived.append(make_event(alert, state, severity, time, identity))
+            data = self._without_hidden_root(alert, state)
+            self.derived.append(make_event(alert, data, severity, time, identity))
+
+    def _without_hidden_root(self, alert: Alert, state: dict[str, Any]) -> dict[str, Any]:
+        """The data of an event: with the key of the alert that inhibits this one only where
+        everyone who sees the event sees that alert. Events are stored, and cannot be adjusted to
+        the scope of a viewer as resources are."""
+        root = self.store.dependencies.firing.get(alert.inhibited_by)
+        if root is not None and root.is_visible_with(alert):
+            return state
+        return {name: value for name, value in state.items() if name != INHIBITED_BY}
 
     def end(self, alert: Alert) -> None:
         """End an alert whose rule does not exist any more, or has another condition."""

@@ -8,7 +8,7 @@ import msgspec
 
 from almenara.alerting import ALERT, ORIGIN
 from almenara.alerting.signals import label_of
-from almenara.scope import LABELS, NAMESPACE, write_labels
+from almenara.scope import INHIBITED_BY, LABELS, NAMESPACE, write_labels
 from almenara.signals import Event, Resource, Severity, parse_severity
 
 Phase = Literal["inactive", "pending", "firing", "resolved"]
@@ -92,6 +92,12 @@ class Alert(msgspec.Struct, kw_only=True):
         """`<rule>/<fingerprint>`."""
         return f"{self.rule}/{self.fingerprint}"
 
+    def is_visible_with(self, other: "Alert") -> bool:
+        """Whether everyone who sees another alert sees this one, whatever their scopes are."""
+        return (self.origin, self.namespace) == (other.origin, other.namespace) and (
+            self.own_labels.items() >= other.own_labels.items()
+        )
+
     def match_labels(self, severity: str) -> dict[str, str]:
         """The labels that matchers see."""
         return {"severity": severity, **self.labels, "rule": self.rule}
@@ -161,7 +167,7 @@ def make_state(alert: Alert, *, runbook: str, notify: list[str]) -> dict[str, An
         "comment": alert.comment,
         "assignee": alert.assignee,
         "metric": alert.metric,
-        "inhibited_by": alert.inhibited_by,
+        INHIBITED_BY: alert.inhibited_by,
         "silenced_by": alert.silenced_by,
         "namespace": alert.namespace,
         "own_labels": alert.own_labels,

@@ -14,7 +14,7 @@ import structlog
 from almenara.bus import Bus, LogReader, Record
 from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
-from almenara.scope import FULL_SCOPE, Scope, namespace_of
+from almenara.scope import ALERT_KIND, FULL_SCOPE, INHIBITED_BY, Scope, namespace_of
 from almenara.signals import OBSERVED_BY, UNKNOWN, Resource, Sample, mark_unknown
 from almenara.state.past_states import PastStates
 from almenara.state.recorder import StateRecorder
@@ -240,7 +240,7 @@ class Resources:
         resources = [of_kind[key] for key in keys]
         if not self.scope.is_full:
             resources = [*filter(self.scope.permits, resources)]
-        return self._mark_unproven(resources)
+        return self._adjust(resources)
 
     def page(self, kind: str | None, after: Key | None, limit: int) -> list[Resource]:
         """List up to `limit` resources that follow a key; of one kind, or of all kinds."""
@@ -256,10 +256,11 @@ class Resources:
                 if self.scope.permits(resource):
                     page.append(resource)
                     if len(page) == limit:
-                        return self._mark_unproven(page)
-        return self._mark_unproven(page)
+                        return self._adjust(page)
+        return self._adjust(page)
 
-    def _mark_unproven(self, resources: list[Resource]) -> list[Resource]:
+    def _adjust(self, resources: list[Resource]) -> list[Resource]:
+        resources = hide_roots(resources, self._kinds.get(ALERT_KIND, {}), self.scope)
         unproven = self.unproven_sources()
         return mark_unproven(resources, unproven) if unproven else resources
 
@@ -274,7 +275,7 @@ class Resources:
         resource = self._kinds.get(kind, {}).get((kind, namespace, name))
         if resource is None or not self.scope.permits(resource):
             return None
-        return self._mark_unproven([resource])[0]
+        return self._adjust([resource])[0]
 
     def series(self, kind: str, namespace: str, name: str, metric: str) -> list[tuple[int, float]]:
         """Return time and value of the last samples of a metric, oldest first."""
@@ -286,7 +287,7 @@ class Resources:
 
         Where a source published samples and never the resource, only its names are filled in.
         """
-        return self._mark_unproven(
+        return self._adjust(
             [
                 self._described(key, series.origin)
                 for key in self._samples.keys(metric)
@@ -345,6 +346,27 @@ def _source_names(origin: str) -> list[str]:
     """The names that the source of an origin may have: `ray` and `ray/prod`."""
     parts = origin.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def hide_roots(
+    resources: list[Resource], alerts: Mapping[Key, Resource], scope: Scope
+) -> list[Resource]:
+    """Return resources, the alerts among them without the keys of hidden ones that inhibit them."""
+    if scope.is_full:
+        return resources
+    return [_hide_root(each, alerts, scope) for each in resources]
+
+
+def _hide_root(resource: Resource, alerts: Mapping[Key, Resource], scope: Scope) -> Resource:
+    key = resource.state.get(INHIBITED_BY) if resource.kind == ALERT_KIND else None
+    if key is None:
+        return resource
+    rule, _, name = str(key).partition("/")
+    root = alerts.get((ALERT_KIND, rule, name))
+    if root is not None and scope.permits(root):
+        return resource
+    state = {name: value for name, value in resource.state.items() if name != INHIBITED_BY}
+    return msgspec.structs.replace(resource, state=state)
 
 
 def mark_unproven(resources: Sequence[Resource], unproven: Mapping[str, int]) -> list[Resource]:

@@ -1,5 +1,7 @@
 """Silences, acknowledgement and inhibition."""
 
+from typing import Any
+
 import pytest
 
 from almenara.alerting.commands import (
@@ -203,3 +205,30 @@ def test_two_alerts_never_inhibit_each_other() -> None:
     )  # fmt: skip
     run.feed_now(pod("db", "CrashLoopBackOff", state={"node": "n1"}), broken)
     assert "firing" in run.alerts.values()
+
+
+def inhibited_event(root: Resource, *, labels: dict[str, str]) -> tuple[dict[str, Any], str]:
+    """The data of the event of an inhibited pod, and the key that its resource has."""
+    link = ResourceLink(kind="pod", parent="node", name="node", namespace="zone")
+    run = AlertRun(RULES, (link,))
+    state = {"node": root.name, "zone": root.namespace, "labels": labels}
+    run.feed_now(root, pod("db", "CrashLoopBackOff", state=state))
+    assert run.statuses == ["firing", "inhibited"]
+    (known,) = [each for each in run.resources.values() if each.state.get("inhibited_by")]
+    assert known.state["inhibited_by"] == run.key("node-down")
+    return run.alert_events[-1].data, run.key("node-down")  # type: ignore[return-value]
+
+
+def test_event_names_the_alert_that_inhibits_only_where_all_who_see_it_see_that_one() -> None:
+    def root(namespace: str, **labels: str) -> Resource:
+        return Resource(
+            kind="node", name="n1", namespace=namespace, status="NotReady", origin="kube",
+            severity=Severity.ERROR, time=START, state={"labels": labels},
+        )  # fmt: skip
+
+    data, key = inhibited_event(root("prod", app="x", zone="y"), labels={"app": "x"})
+    assert data["inhibited_by"] == key
+    for hidden in (root("other", app="x"), root("prod", app="z"), root("prod")):
+        data, key = inhibited_event(hidden, labels={"app": "x"})
+        assert "inhibited_by" not in data
+        assert key not in str(data)

@@ -131,3 +131,30 @@ def test_what_is_derived_from_events_of_a_source_that_does_not_run_is_unknown() 
     resources = with_signals(derived("a", "nats/ORDERS"), derived("b", "other"), derived("c", 7))
     resources.unproven_sources = lambda: {"nats": 7}
     assert [each.status for each in resources.of_kind("agent")] == ["unknown", "ok", "ok"]
+
+
+def alert(name: str, origin: str, **state: str) -> Resource:
+    return Resource(kind="almenara.alert", namespace="rule", name=name, origin=origin, state=state)
+
+
+def test_alert_does_not_name_a_hidden_one_that_inhibits_it() -> None:
+    resources = with_signals(
+        alert("hidden", "node"), alert("visible", "job"),
+        alert("a", "job", note="x", inhibited_by="rule/hidden"),
+        alert("b", "job", inhibited_by="rule/visible"),
+        alert("c", "job", inhibited_by="rule/missing"),
+        Resource(kind="job", name="j", origin="job", state={"inhibited_by": "rule/hidden"}),
+    )  # fmt: skip
+    scoped = resources.within(JOBS_ONLY)
+    states = {"a": {"note": "x"}, "b": {"inhibited_by": "rule/visible"}, "c": {}, "visible": {}}
+    kind = "almenara.alert"
+    single = [scoped.get(kind, "rule", name) for name in states]
+    listed = [scoped.of_kind(kind), scoped.page(kind, None, 10), filter(None, single)]
+    assert [{each.name: each.state for each in result} for result in listed] == [states] * 3
+    job = scoped.get("job", "", "j")
+    assert job is not None
+    assert job.state == {"inhibited_by": "rule/hidden"}
+    assert {each.name: each.state.get("inhibited_by") for each in resources.of_kind(kind)} == {
+        "a": "rule/hidden", "b": "rule/visible", "c": "rule/missing", "hidden": None,
+        "visible": None,
+    }  # fmt: skip
