@@ -92,8 +92,10 @@ async def prepare(view: View, filters: ChartFilters) -> Mapping[str, Any]:
 
 async def read_chart(view: View, filters: ChartFilters, window: Window) -> ChartData:
     """Read the lines between two times."""
-    data = await ChartReader(filters.declare()).read(view, ResourceFilters(), None, window)
-    return msgspec.structs.replace(data, marks=await read_marks(view, (), {}, window))
+    declaration = filters.declare()
+    data = await ChartReader(declaration).read(view, ResourceFilters(), None, window)
+    marks = await read_marks(view, declaration.query.kind, (), {}, window)
+    return msgspec.structs.replace(data, marks=marks)
 
 
 def _is_affected(batch: Any, filters: ChartFilters) -> bool:

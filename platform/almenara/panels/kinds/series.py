@@ -63,7 +63,9 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
     async def read_chart(view: View, filters: Any, window: Window) -> ChartData:
         own_filters, selected = await resolve(view, filters)
         data = await reader.read(view, own_filters, selected, window)
-        marks = await read_marks(view, declaration.marks, filters.to_query(), window)
+        marks = await read_marks(
+            view, declaration.query.kind, declaration.marks, filters.to_query(), window
+        )
         return msgspec.structs.replace(data, marks=marks)
 
     return make_panel(
