@@ -103,7 +103,11 @@ class NatsServer:
         self.process = None
 
     def freeze(self) -> None:
+        """Stop it where it is; it responds to nothing once this returns."""
         self.signal(signal.SIGSTOP)
+        assert self.process is not None
+        # The signal takes a moment, in which it may still respond.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)
