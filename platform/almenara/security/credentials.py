@@ -1,7 +1,7 @@
 """What `access.db` contains, in memory: read at start, and again whenever a command changed it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from almenara.config import Settings
@@ -10,7 +10,16 @@ from almenara.security.identity import Identity
 from almenara.security.modes import Mode
 from almenara.security.secret_hash import SecretVerifier
 from almenara.security.sessions import Session, Sessions
-from almenara.security.store import AccessStore, ApiToken, SessionRecord, StoredAccess
+from almenara.security.store import (
+    ACCESS,
+    SESSION,
+    TOKEN,
+    AccessChanges,
+    AccessStore,
+    ApiToken,
+    SessionRecord,
+    decode_changes,
+)
 from almenara.security.tokens import TokenRegistry, identity_of, parse_token
 from almenara.signals import now
 
@@ -36,27 +45,28 @@ class Credentials:
         self.is_complete: Callable[[], bool] = lambda: True
         """Whether what other replicas have stored was received since the start."""
         self._stamp: tuple[int, int] | None = None
+        self._revisions: dict[str, int] = {}
+        """Those of the values that were read, by key."""
+        self._unconfirmed: dict[str, SessionRecord] = {}
+        """Sessions of the file that this replica cannot confirm, by id."""
         self.revision = 0
-        """How often what is in memory was replaced."""
+        """How often what is in memory was changed."""
 
     async def load(self) -> None:
         """Read the file. Sessions that only a provider or a cluster can confirm are deleted: what
         it takes to confirm them ended with the process, unless replicas share it."""
-        # What is written while it is read must not be missed.
-        self._stamp = await asyncio.to_thread(self.store.stamp)
-        stored = await asyncio.to_thread(self.store.read)
-        self._replace(stored)
         await self.access_token.refresh_mark()
-        for record in stored.sessions:
-            if now() >= record.expires or not await self._restore(record):
-                await asyncio.to_thread(self.store.remove_session, record.id)
+        await self.reload()
+        for record in list(self._unconfirmed.values()):
+            await asyncio.to_thread(self.store.remove_session, record.id)
 
-    async def _restore(self, record: SessionRecord) -> bool:
-        """Add a stored session; return whether it is confirmed."""
+    async def _restore(self, record: SessionRecord) -> None:
+        """Add a stored session if it can be confirmed."""
         if (confirmed := await self._confirm(record)) is None:
-            return False
-        self.sessions.restore(record, *confirmed)
-        return True
+            self._unconfirmed[record.id] = record
+        else:
+            self._unconfirmed.pop(record.id, None)
+            self.sessions.restore(record, *confirmed)
 
     async def _confirm(self, record: SessionRecord) -> Confirmed | None:
         if (identity := self._identity_of(record)) is not None:
@@ -70,10 +80,15 @@ class Credentials:
         if not is_refreshed:
             return
         if (confirmed := await self._confirm(record)) is None:
-            self.sessions.drop(session)
+            self._suspend(session)
         else:
             session.identity, session.refresher = confirmed
             session.refreshed = session.user_fetched = now()
+
+    def _suspend(self, session: Session) -> None:
+        """End a session in memory for as long as it cannot be confirmed."""
+        self._unconfirmed[session.id] = session.record
+        self.sessions.drop(session)
 
     def _identity_of(self, record: SessionRecord) -> Identity | None:
         if record.user.token_id:
@@ -83,29 +98,60 @@ class Credentials:
             return HOLDER
         return None
 
-    def _replace(self, stored: StoredAccess) -> None:
-        self.revision += 1
-        self.access_token.set_hash(stored.access_hash)
-        self.tokens.replace(stored.tokens)
-
     async def reload(self) -> None:
-        """Read the file again if it changed."""
+        """Read what has changed in the file."""
         async with self.sessions.lock:
+            # What is written while it is read must not be missed.
             stamp = await asyncio.to_thread(self.store.stamp)
             if stamp == self._stamp:
                 return
-            stored = await asyncio.to_thread(self.store.read)
-            self._stamp = stamp
-            self._replace(stored)
-            stored_ids = {record.id for record in stored.sessions}
-            for session in self.sessions:
-                if session.id not in stored_ids:
-                    self.sessions.drop(session)
-            for record in stored.sessions:
-                if (known := self.sessions.get(record.id)) is not None:
-                    await self._update(known, record)
-                else:
-                    await self._restore(record)
+            revisions, changed = await asyncio.to_thread(
+                self.store.file.read_changes, (ACCESS, TOKEN, SESSION), self._revisions
+            )
+            deleted = (self._revisions.keys() | self._list_keys()) - revisions.keys()
+            values = {key: stored.value for key, stored in changed.items()}
+            await self.apply({**dict.fromkeys(deleted), **values})
+            self._stamp, self._revisions = stamp, revisions
+
+    def _list_keys(self) -> set[str]:
+        """Return the keys of what is in memory; some was added without reading it."""
+        session_ids = {session.id for session in self.sessions} | self._unconfirmed.keys()
+        tokens = {f"{TOKEN}{token.id}" for token in self.tokens}
+        return tokens | {f"{SESSION}{session_id}" for session_id in session_ids}
+
+    async def apply(self, values: Mapping[str, bytes | None]) -> None:
+        """Apply values of the file that have changed; None stands for one that was deleted.
+
+        The caller has `sessions.lock`: what is in memory and the file change together.
+        """
+        changes = decode_changes(values)
+        if not values:
+            return
+        self.revision += 1
+        self._apply_tokens(changes)
+        # A revocation waits for nothing.
+        for key in changes.deleted:
+            session_id = key.removeprefix(SESSION)
+            self._unconfirmed.pop(session_id, None)
+            if (session := self.sessions.get(session_id)) is not None:
+                self.sessions.drop(session)
+        if changes.can_confirm_sessions:
+            for record in list(self._unconfirmed.values()):
+                await self._restore(record)
+        for record in changes.sessions:
+            if (known := self.sessions.get(record.id)) is not None:
+                await self._update(known, record)
+            else:
+                await self._restore(record)
+
+    def _apply_tokens(self, changes: AccessChanges) -> None:
+        if changes.access_hash is not None:
+            self.access_token.set_hash(changes.access_hash)
+        for token in changes.tokens:
+            self.tokens.put(token)
+        for key in changes.deleted:
+            if key.startswith(TOKEN):
+                self.tokens.drop(key.removeprefix(TOKEN))
 
     async def add_token(self, token: ApiToken) -> None:
         """Store an API token, which is valid at once."""

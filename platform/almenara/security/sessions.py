@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from almenara.config import AuthSettings
@@ -25,8 +24,9 @@ PLAIN_COOKIE: Final = "almenara"
 ROTATION_GRACE: Final = 30 * SECOND
 """How long the previous cookie stays valid once the browser has sent the new one: requests with the
 old one may still be on their way."""
-SEEN_STEP: Final = 60 * SECOND
-"""How far `last_seen` may run ahead of the file before it is written."""
+SEEN_SHARE: Final = 10
+"""`last_seen` runs ahead of the file, and of what other replicas know, by at most this part of the
+idle timeout."""
 LARGEST_AGENT: Final = 200
 MAX_SESSIONS: Final = 5_000
 MAX_USER_SESSIONS: Final = 50
@@ -154,7 +154,7 @@ class Sessions:
         """Return the live session of a cookie, and count the request as activity."""
         key = digest(secret)
         session = self._by_digest.get(key)
-        if session is None or session.identity is None or not self.is_alive(session):
+        if session is None or not self.is_usable(session):
             return None
         if key == session.record.digest:
             session.confirmed = session.confirmed or now()
@@ -173,9 +173,15 @@ class Sessions:
 
     def is_alive(self, session: Session) -> bool:
         """Return whether neither the idle timeout nor the lifetime has passed."""
-        moment = now()
+        return now() < self._find_end(session.record, session.last_seen)
+
+    def is_usable(self, session: Session) -> bool:
+        """Return whether a session has neither ended nor expired."""
+        return session.identity is not None and self.is_alive(session)
+
+    def _find_end(self, record: SessionRecord, last_seen: int) -> int:
         idle = int(self.settings.session_idle_timeout * SECOND)
-        return moment < session.record.expires and moment < session.last_seen + idle
+        return min(record.expires, last_seen + idle)
 
     def is_rotation_due(self, session: Session) -> bool:
         """Return whether the cookie is older than `auth.session_rotation_interval`."""
@@ -193,15 +199,17 @@ class Sessions:
         async with self.lock:
             if not self.is_rotation_due(session) or not self._contains(session):
                 return None
-            record = msgspec.structs.replace(
-                session.record, digest=digest(secret), last_seen=session.last_seen
-            )
             try:
-                await asyncio.to_thread(self.store.put_session, record)
+                record = await asyncio.to_thread(
+                    self.store.update_session,
+                    session.id,
+                    digest=digest(secret),
+                    last_seen=session.last_seen,
+                )
             except sqlite3.Error as error:
                 log.warning("cannot rotate a session cookie", reason=describe_error(error))
                 return None
-            if not self._contains(session):
+            if record is None or not self._contains(session):
                 return None
             # A cookie that the browser never sent may not have arrived: then the browser still has
             # the one before it, and that one stays valid instead.
@@ -216,7 +224,7 @@ class Sessions:
 
     async def save_user(self, session: Session, user: User) -> None:
         """Share what a refresh of a session has changed, where other replicas have the session."""
-        if not session.record.sealed:
+        if not session.record.sealed or session.refresher is None:
             return
         sealed = await session.refresher.seal()
         if (user, sealed) == (session.record.user, session.record.sealed):
@@ -224,10 +232,13 @@ class Sessions:
         async with self.lock:
             if not self._contains(session):
                 return
-            session.record = msgspec.structs.replace(
-                session.record, user=user, sealed=sealed, refreshed=now()
+            record = await asyncio.to_thread(
+                self.store.update_session, session.id, user=user, sealed=sealed, refreshed=now()
             )
-            await asyncio.to_thread(self.store.put_session, session.record)
+            if record is None:
+                # Another process has ended it; what is in memory follows soon.
+                return
+            session.record = record
         if self.share is not None:
             await self.share()
 
@@ -256,11 +267,15 @@ class Sessions:
 
     async def save_last_seen(self) -> None:
         """Write `last_seen` of active sessions, so that the idle timeout survives a restart."""
-        for session in self:
-            if session.last_seen - session.record.last_seen > SEEN_STEP:
-                async with self.lock:
-                    if not self._contains(session):
-                        continue
-                    last_seen = session.last_seen
-                    session.record = msgspec.structs.replace(session.record, last_seen=last_seen)
-                    await asyncio.to_thread(self.store.touch_session, session.id, last_seen)
+        step = self.settings.session_idle_timeout * SECOND / SEEN_SHARE
+        async with self.lock:
+            changes = {
+                session.id: {"last_seen": session.last_seen}
+                for session in self._by_id.values()
+                if session.last_seen - session.record.last_seen > step
+            }
+            if not changes:
+                return
+            for record in (await asyncio.to_thread(self.store.update_sessions, changes)).values():
+                if (session := self._by_id.get(record.id)) is not None:
+                    session.record = record

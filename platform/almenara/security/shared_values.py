@@ -1,9 +1,10 @@
 """Tokens and sessions of `access.db` as the values that replicas share, and how two merge."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
+import structlog
 
 from almenara.security.store import (
     ACCESS,
@@ -15,9 +16,14 @@ from almenara.security.store import (
     ApiToken,
     SessionRecord,
 )
+from almenara.shared_log import ValueChange
 from almenara.state_store import signature
 from almenara.units import DAY
 
+log = structlog.get_logger(__name__)
+
+PREFIXES: Final = (ACCESS, TOKEN, SESSION)
+"""What the keys of the file begin with that can be shared."""
 IDENTITY: Final = "#identity"
 """Key of the base that identifies the shared values; none of them can have it."""
 
@@ -27,6 +33,15 @@ DELETED_MARGIN: Final = DAY
 """Time after that for which the base is stored, in case of a wrong clock."""
 
 Values = dict[str, bytes]
+
+
+class Merged(msgspec.Struct):
+    """What a merge has changed in the file. None is a value or base that was deleted."""
+
+    values: dict[str, bytes | None]
+    bases: dict[str, bytes | None]
+    unshared: set[str]
+    """Keys of which the shared value still is another one."""
 
 
 decode_session = msgspec.json.Decoder(SessionRecord).decode
@@ -39,11 +54,9 @@ def is_own(key: str) -> bool:
     return key == ACCESS or key.startswith((TOKEN, SESSION))
 
 
-def is_shareable(value: bytes) -> bool:
-    """Whether every replica can confirm a session: one that a token has started, or that contains
-    what refreshes it. What confirms others is in the memory of one replica."""
-    record = decode_session(value)
-    return bool(record.user.token_id or record.access_token_mark or record.sealed)
+def is_shareable(key: str, value: bytes) -> bool:
+    """Whether a token or session of the file can be shared."""
+    return not key.startswith(SESSION) or decode_session(value).is_shareable
 
 
 def is_valid(key: str, value: bytes) -> bool:
@@ -56,7 +69,7 @@ def is_valid(key: str, value: bytes) -> bool:
         return (
             key.startswith(SESSION)
             and decode_session(value).id == key.removeprefix(SESSION)
-            and is_shareable(value)
+            and is_shareable(key, value)
         )
     except msgspec.MsgspecError:
         return False
@@ -141,7 +154,7 @@ def read_values(store: AccessStore) -> Values:
     return {
         key: stored.value
         for key, stored in store.file.read().items()
-        if is_own(key) and (not key.startswith(SESSION) or is_shareable(stored.value))
+        if is_own(key) and is_shareable(key, stored.value)
     }
 
 
@@ -155,3 +168,42 @@ def write(
 ) -> None:
     """Store values and bases in one transaction; None deletes one."""
     store.file.set_all({**values, **{f"{BASE}{key}": base for key, base in bases.items()}})
+
+
+def merge_into(store: AccessStore, secret: str, changes: Sequence[ValueChange]) -> Merged:
+    """Merge shared values into the file, in one transaction: what another process stores or deletes
+    meanwhile is part of the merge, and not lost."""
+    remotes = list(_verify_all(secret, changes))
+    merged = Merged({}, {}, set())
+    if not remotes:
+        return merged
+    names = {key for key, _ in remotes}
+
+    def merge_stored(stored: Mapping[str, bytes]) -> dict[str, bytes | None]:
+        for key, remote in remotes:
+            local = merged.values[key] if key in merged.values else stored.get(key)
+            base_key = f"{BASE}{key}"
+            base = merged.bases[key] if key in merged.bases else stored.get(base_key)
+            if local is not None and not is_shareable(key, local):
+                continue
+            value, new_base = merge(key, local, base, remote)
+            if value != local:
+                merged.values[key] = value
+            if new_base != base:
+                merged.bases[key] = new_base
+            merged.unshared.discard(key)
+            if value != remote:
+                merged.unshared.add(key)
+        return {**merged.values, **{f"{BASE}{key}": base for key, base in merged.bases.items()}}
+
+    store.file.update([*names, *(f"{BASE}{key}" for key in names)], merge_stored)
+    return merged
+
+
+def _verify_all(secret: str, changes: Iterable[ValueChange]) -> Iterable[tuple[str, bytes | None]]:
+    for change in changes:
+        value = change.value
+        if value is not None and (value := verify(secret, change.key, value)) is None:
+            log.error("a shared value has no valid signature and is ignored", key=change.key)
+        else:
+            yield change.key, value

@@ -6,7 +6,7 @@ the history contains no credentials. Only hashes and digests of secrets are stor
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,6 +75,12 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     refreshed: int = 0
     """When `user` and `sealed` were last replaced."""
 
+    @property
+    def is_shareable(self) -> bool:
+        """Whether every replica can confirm it: a token has started it, or it contains what
+        refreshes it. What confirms others is in the memory of one replica."""
+        return bool(self.user.token_id or self.access_token_mark or self.sealed)
+
 
 class StoredAccess(msgspec.Struct, frozen=True, kw_only=True):
     """The content of the file."""
@@ -121,17 +127,59 @@ class AccessStore:
         """Insert or replace a session."""
         self.file.set_all({f"{SESSION}{session.id}": msgspec.json.encode(session)})
 
-    def touch_session(self, session_id: str, last_seen: int) -> None:
-        """Note when a session was last active, and leave what another process has stored of it."""
-        key = f"{SESSION}{session_id}"
-        stored = self.file.read(key).get(key)
-        if stored is not None:
-            record = msgspec.json.decode(stored.value, type=SessionRecord)
-            self.put_session(msgspec.structs.replace(record, last_seen=last_seen))
+    def update_session(self, session_id: str, **changes: Any) -> SessionRecord | None:
+        """Replace fields of a session, and return it; None where another process has ended it."""
+        records = self.update_sessions({session_id: changes})
+        return records.get(session_id)
+
+    def update_sessions(self, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, SessionRecord]:
+        """Replace fields of sessions by their id, and return those that still exist."""
+        records: dict[str, SessionRecord] = {}
+
+        def replace(stored: Mapping[str, bytes]) -> dict[str, bytes | None]:
+            for key, value in stored.items():
+                record = msgspec.json.decode(value, type=SessionRecord)
+                fields = changes[key.removeprefix(SESSION)]
+                records[record.id] = msgspec.structs.replace(record, **fields)
+            return {
+                f"{SESSION}{record.id}": msgspec.json.encode(record) for record in records.values()
+            }
+
+        self.file.update([f"{SESSION}{session_id}" for session_id in changes], replace)
+        return records
 
     def remove_session(self, session_id: str) -> bool:
         """Delete a session; return whether it existed."""
         return self.file.remove(f"{SESSION}{session_id}")
+
+
+class AccessChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of the file that have changed, and the keys of those that were deleted."""
+
+    access_hash: str | None
+    """None where it has not changed."""
+    tokens: tuple[ApiToken, ...]
+    sessions: tuple[SessionRecord, ...]
+    deleted: frozenset[str]
+
+    @property
+    def can_confirm_sessions(self) -> bool:
+        """Whether a session that could not be confirmed before may be now."""
+        return self.access_hash is not None or bool(self.tokens)
+
+
+def decode_changes(values: Mapping[str, bytes | None]) -> AccessChanges:
+    """Return changed values by what they are; None stands for one that was deleted."""
+    changed = {key: value for key, value in values.items() if value is not None}
+    access_hash = "" if ACCESS in values else None
+    if ACCESS in changed:
+        access_hash = msgspec.json.decode(changed[ACCESS], type=AccessHash).hash
+    return AccessChanges(
+        access_hash=access_hash,
+        tokens=_decode(changed.items(), TOKEN, ApiToken),
+        sessions=_decode(changed.items(), SESSION, SessionRecord),
+        deleted=frozenset(values.keys() - changed.keys()),
+    )
 
 
 def _decode(values: Iterable[tuple[str, bytes]], prefix: str, kind: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """API tokens for scripts: each has a role, a scope and an expiry."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from almenara.scope import EMPTY_SCOPE, Grant
@@ -81,14 +81,14 @@ class TokenRegistry:
     def __iter__(self) -> Iterator[ApiToken]:
         return iter(sorted(self._tokens.values(), key=lambda token: token.created))
 
-    def replace(self, tokens: Iterable[ApiToken]) -> None:
-        """Replace all tokens by those of the file."""
-        self._tokens = {token.id: token for token in tokens}
-        self._verified = {
-            token_id: secret_digest
-            for token_id, secret_digest in self._verified.items()
-            if token_id in self._tokens
-        }
+    def put(self, token: ApiToken) -> None:
+        """Add or replace a token."""
+        self._tokens[token.id] = token
+
+    def drop(self, token_id: str) -> None:
+        """Forget a token, which the file no longer has."""
+        self._tokens.pop(token_id, None)
+        self._verified.pop(token_id, None)
 
     def get(self, token_id: str) -> ApiToken | None:
         """Return a token that exists and has not expired."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,9 @@ TABLES: Final = (
     "CREATE TABLE last_revision (revision INTEGER NOT NULL)",
     "INSERT INTO last_revision VALUES (0)",
 )
+
+OF_PREFIX: Final = "WHERE key >= ?1 AND key < ?1 || char(1114111)"
+"""Selects by the start of the key, with the index of the keys."""
 
 Changes = Mapping[str, StoredValue | None]
 """Values by key; None deletes one."""
@@ -103,11 +106,32 @@ class ValueFile:
             return {}
         with self._open() as connection:
             rows = connection.execute(
-                "SELECT key, value, revision FROM state_values"
-                " WHERE substr(key, 1, length(?1)) = ?1 ORDER BY key",
+                f"SELECT key, value, revision FROM state_values {OF_PREFIX} ORDER BY key",  # nosec B608
                 (prefix,),
             ).fetchall()
         return {key: StoredValue(bytes(value), revision) for key, value, revision in rows}
+
+    def read_keys(self, keys: Iterable[str]) -> dict[str, StoredValue]:
+        """Return the values of some keys, as far as they exist."""
+        if not self.path.exists():
+            return {}
+        with self._open() as connection:
+            return _read(connection, keys)
+
+    def read_changes(
+        self, prefixes: Iterable[str], known: Mapping[str, int]
+    ) -> tuple[dict[str, int], dict[str, StoredValue]]:
+        """Return the revisions of the values whose keys begin with one of some prefixes, and those
+        of the values that have another revision than the known one."""
+        if not self.path.exists():
+            return {}, {}
+        revisions: dict[str, int] = {}
+        with self._open() as connection, _transaction(connection, "DEFERRED"):
+            for prefix in prefixes:
+                statement = f"SELECT key, revision FROM state_values {OF_PREFIX}"  # nosec B608
+                revisions.update(connection.execute(statement, (prefix,)))
+            changed = [key for key, revision in revisions.items() if known.get(key) != revision]
+            return revisions, _read(connection, changed)
 
     def put(self, key: str, value: bytes, revision: int) -> int | None:
         """As `StateStore.put`."""
@@ -134,12 +158,22 @@ class ValueFile:
 
     def set_all(self, values: Mapping[str, bytes | None]) -> None:
         """Set values whatever their revisions, in one transaction; None deletes one."""
+        self.update((), lambda _: values)
+
+    def update(
+        self,
+        keys: Iterable[str],
+        change: Callable[[Mapping[str, bytes]], Mapping[str, bytes | None]],
+    ) -> None:
+        """Set what `change` returns for the values of some keys; None deletes one. All of it is one
+        transaction, so that no other process changes them in between."""
         with self._open() as connection, _transaction(connection):
-            for key, value in values.items():
-                if value is None:
-                    _write(connection, key, None)
-                else:
-                    _write(connection, key, StoredValue(value, _next_revision(connection)))
+            stored = {key: known.value for key, known in _read(connection, keys).items()}
+            values = change(stored)
+            revision = _reserve_revisions(connection, len(values)) if values else 0
+            for number, (key, value) in enumerate(values.items()):
+                new = None if value is None else StoredValue(value, revision + number)
+                _write(connection, key, new)
 
     def remove(self, key: str) -> bool:
         """Delete a value whatever its revision; return whether it existed."""
@@ -208,8 +242,8 @@ def _available(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
     except BaseException:
@@ -228,6 +262,15 @@ def _write(connection: sqlite3.Connection, key: str, stored: StoredValue | None)
         )
 
 
+def _read(connection: sqlite3.Connection, keys: Iterable[str]) -> dict[str, StoredValue]:
+    values: dict[str, StoredValue] = {}
+    for key in keys:
+        statement = "SELECT value, revision FROM state_values WHERE key = ?"
+        for value, revision in connection.execute(statement, (key,)):
+            values[key] = StoredValue(bytes(value), revision)
+    return values
+
+
 def _revision_of(connection: sqlite3.Connection, key: str) -> int | None:
     row = connection.execute("SELECT revision FROM state_values WHERE key = ?", (key,)).fetchone()
     return int(row[0]) if row else None
@@ -241,3 +284,11 @@ def _next_revision(connection: sqlite3.Connection) -> int:
     )
     (revision,) = connection.execute("SELECT revision FROM last_revision").fetchone()
     return int(revision)
+
+
+def _reserve_revisions(connection: sqlite3.Connection, count: int) -> int:
+    """Return the first of some new revisions. Values with revisions of elsewhere are in no file
+    that this is used for: to find the highest of them takes as long as to read all values."""
+    connection.execute("UPDATE last_revision SET revision = revision + ?", (count,))
+    (revision,) = connection.execute("SELECT revision FROM last_revision").fetchone()
+    return int(revision) - count + 1

@@ -1,7 +1,8 @@
 """The exchange of tokens and sessions with values that replicas share."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,11 @@ from almenara.config import Secret, Settings, StorageSettings
 from almenara.errors import Unavailable
 from almenara.security import shared_values
 from almenara.security.access_sync import AccessSync
+from almenara.security.access_token import HOLDER
 from almenara.security.credentials import Credentials
-from almenara.security.shared_values import DELETED_MARGIN
-from almenara.security.store import TOKEN, AccessStore, ApiToken
+from almenara.security.sessions import Session
+from almenara.security.shared_values import DELETED_MARGIN, Merged
+from almenara.security.store import SESSION, TOKEN, AccessStore, ApiToken
 from almenara.shared_log import ValueChange
 from almenara.signals import now
 from almenara.state_store.signature import sign
@@ -99,6 +102,11 @@ class MemoryValues:
         self.revision = 0
         self._changes: asyncio.Queue[ValueChange | None] = asyncio.Queue()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the client has received every change."""
+        return self._changes.empty()
+
     def end_watch(self) -> None:
         """Let the client watch again, as after a lost connection."""
         self._changes.put_nowait(None)
@@ -141,14 +149,17 @@ def make_token(expires: int) -> ApiToken:
 
 
 @asynccontextmanager
-async def exchanging(credentials: Credentials, shared: MemoryValues) -> AsyncIterator[AccessSync]:
+async def exchanging(
+    credentials: Credentials, shared: Any, secret: Any = None
+) -> AsyncIterator[AccessSync]:
     """Run the exchange beside the block."""
 
     async def wait_for_session() -> Any:
         return SimpleNamespace(state=shared)
 
     bus: Any = SimpleNamespace(wait_for_session=wait_for_session)
-    sync = AccessSync(credentials, bus, Secret.of("secret"))
+    sync = AccessSync(credentials, bus, secret or Secret.of("secret"))
+    credentials.sessions.share = sync.share
     task = asyncio.create_task(sync.run())
     try:
         yield sync
@@ -217,3 +228,202 @@ async def test_value_that_is_missing_was_deleted(tmp_path: Path) -> None:
         shared.end_watch()
         while store.read().tokens:
             await asyncio.sleep(0.01)
+
+
+async def load(folder: Path) -> Credentials:
+    credentials = Credentials(Settings(storage=StorageSettings(dir=folder)), "token")
+    credentials.store.set_access_hash("h", 1)
+    await credentials.load()
+    return credentials
+
+
+async def start_session(credentials: Credentials) -> tuple[Session, str]:
+    """Start a session, and return it with its key."""
+    session, _ = await credentials.sessions.create(
+        HOLDER, address="a", agent="b", access_token_mark=credentials.access_token.mark
+    )
+    return session, f"{SESSION}{session.id}"
+
+
+async def share_activity(shared: MemoryValues, session: Session, seconds: int = 100) -> None:
+    """Put what another replica does once the browser was there."""
+    key, last_seen = f"{SESSION}{session.id}", session.record.last_seen + seconds * 1_000_000
+    record = msgspec.structs.replace(session.record, last_seen=last_seen)
+    await shared.put(key, sign("secret", key, msgspec.json.encode(record)), shared.revision)
+
+
+async def wait_for_deletion(shared: MemoryValues, key: str) -> None:
+    async with asyncio.timeout(10):
+        while key in shared.values:
+            await asyncio.sleep(0.01)
+
+
+class SlowSecret:
+    """A secret whose file takes a while to read, once the test says so."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self.reading, self.goes_on = threading.Event(), threading.Event()
+
+    def reveal(self) -> str:
+        if self.is_slow:
+            self.is_slow = False
+            self.reading.set()
+            assert self.goes_on.wait(10)
+        return "secret"
+
+
+async def test_sign_out_counts_while_a_change_of_its_session_arrives(tmp_path: Path) -> None:
+    credentials, shared, secret = await load(tmp_path), MemoryValues(), SlowSecret()
+    async with exchanging(credentials, shared, secret) as sync, asyncio.timeout(20):
+        session, key = await start_session(credentials)
+        while key not in shared.values or not await sync.catch_up():
+            await asyncio.sleep(0.01)
+        secret.is_slow = True
+        await share_activity(shared, session)
+        await asyncio.to_thread(secret.reading.wait, 10)
+        await credentials.sessions.end(session)
+        secret.goes_on.set()
+        await sync.catch_up()
+        await wait_for_deletion(shared, key)
+        assert credentials.sessions.get(session.id) is None
+        assert credentials.store.read().sessions == ()
+
+
+async def test_command_counts_while_a_change_of_its_session_is_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials, shared = await load(tmp_path), MemoryValues()
+    merge = shared_values.merge
+    commands: list[threading.Thread] = []
+    async with exchanging(credentials, shared) as sync, asyncio.timeout(20):
+        session, key = await start_session(credentials)
+        while key not in shared.values or not await sync.catch_up():
+            await asyncio.sleep(0.01)
+
+        def merge_beside_a_command(*values: Any) -> tuple[bytes | None, bytes | None]:
+            if values[0] == key and not commands:
+                other = AccessStore(tmp_path)
+                command = threading.Thread(target=other.remove_session, args=(session.id,))
+                commands.append(command)
+                command.start()
+                # It may have to wait for the end of this merge.
+                command.join(0.5)
+            return merge(*values)
+
+        monkeypatch.setattr(shared_values, "merge", merge_beside_a_command)
+        await share_activity(shared, session)
+        while not commands:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(commands[0].join)
+        await wait_for_deletion(shared, key)
+        await credentials.reload()
+        assert credentials.sessions.get(session.id) is None
+        assert credentials.store.read().sessions == ()
+
+
+async def test_changes_that_wait_are_merged_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials, shared = await load(tmp_path), MemoryValues()
+    sizes: list[int] = []
+    merge_into = shared_values.merge_into
+
+    def count(store: AccessStore, secret: str, changes: Sequence[ValueChange]) -> Merged:
+        sizes.append(len(changes))
+        return merge_into(store, secret, changes)
+
+    async with exchanging(credentials, shared) as sync, asyncio.timeout(20):
+        sessions = [(await start_session(credentials))[0] for _ in range(30)]
+        while len(shared.values) < 30 or not await sync.catch_up():
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(shared_values, "merge_into", count)
+        credentials.sessions.lock = lock = CountingLock()
+        async with lock:
+            await share_activity(shared, sessions[0])
+            while lock.requests < 2:
+                await asyncio.sleep(0.01)
+            for session in sessions[1:]:
+                await share_activity(shared, session)
+            while not shared.is_read:
+                await asyncio.sleep(0.01)
+        assert await sync.catch_up()
+        assert sizes == [1, 29]
+        # In memory as in the file, without reading all of that again.
+        seen = {record.id: record.last_seen for record in credentials.store.read().sessions}
+        assert {session.id: session.last_seen for session in sessions} == seen
+        assert all(last_seen > session.record.created for last_seen in seen.values())
+
+
+async def test_own_change_is_not_merged_when_it_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials, shared = await load(tmp_path), MemoryValues()
+    merged: list[str] = []
+    merge_into = shared_values.merge_into
+
+    def note(store: AccessStore, secret: str, changes: Sequence[ValueChange]) -> Merged:
+        merged.extend(change.key for change in changes)
+        return merge_into(store, secret, changes)
+
+    monkeypatch.setattr(shared_values, "merge_into", note)
+    async with exchanging(credentials, shared) as sync, asyncio.timeout(20):
+        while not await sync.catch_up():
+            await asyncio.sleep(0.01)
+        _, key = await start_session(credentials)
+        assert await sync.catch_up()
+        assert key in shared.values
+        assert key not in merged
+
+
+class ConflictingValues(MemoryValues):
+    """Shared values that another replica changes whenever this one deletes one."""
+
+    conflicts = 2
+
+    async def delete(self, key: str, revision: int) -> bool:
+        if self.conflicts:
+            self.conflicts -= 1
+            return False
+        return await super().delete(key, revision)
+
+
+async def test_deletion_is_tried_until_it_is_shared(tmp_path: Path) -> None:
+    credentials, shared = await load(tmp_path), ConflictingValues()
+    async with exchanging(credentials, shared) as sync, asyncio.timeout(20):
+        session, key = await start_session(credentials)
+        while key not in shared.values or not await sync.catch_up():
+            await asyncio.sleep(0.01)
+        await credentials.sessions.end(session)
+        await wait_for_deletion(shared, key)
+    assert shared.conflicts == 0
+
+
+class HangingValues(MemoryValues):
+    """Shared values that respond to the first request only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = asyncio.Event()
+
+    async def put(self, key: str, value: bytes, revision: int) -> int | None:
+        if self.values:
+            self.hangs.set()
+            await asyncio.Event().wait()
+        return await super().put(key, value, revision)
+
+
+async def test_bases_are_stored_for_a_request_that_waits_no_longer(tmp_path: Path) -> None:
+    credentials = Credentials(Settings(storage=StorageSettings(dir=tmp_path)), "token")
+    store, shared = credentials.store, HangingValues()
+    for token_id in ("t1", "t2"):
+        store.add_token(msgspec.structs.replace(make_token(now() + HOUR), id=token_id))
+    bus: Any = None
+    sync = AccessSync(credentials, bus, Secret.of("secret"))
+    sync._shared = shared
+    request = asyncio.create_task(sync.share())
+    await shared.hangs.wait()
+    request.cancel()
+    await asyncio.wait([request])
+    assert len(shared.values) == 1
+    assert shared_values.read_bases(store).keys() == shared.values.keys()

@@ -1,6 +1,9 @@
 """Limits of sessions: a user who signs in often ends its own sessions only."""
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +12,8 @@ from almenara.scope import FULL_SCOPE
 from almenara.security import sessions as module
 from almenara.security.identity import Identity, Role, User
 from almenara.security.sessions import Session, Sessions
-from almenara.security.store import AccessStore
+from almenara.security.store import AccessStore, SessionRecord
+from almenara.units import HOUR, SECOND
 
 pytestmark = pytest.mark.anyio
 
@@ -50,3 +54,59 @@ async def test_sessions_beyond_the_total_end_those_of_the_largest_user(
     assert newcomer.identity is not None
     assert all(session.identity is not None for session in others)
     assert own[30].identity is None
+
+
+class Refresher:
+    """The refresher of a session whose provider sends another refresh token each time."""
+
+    sealed = "first"
+
+    async def seal(self) -> str:
+        return self.sealed
+
+
+@pytest.mark.parametrize("change", ["user", "cookie", "activity"])
+async def test_change_does_not_restore_a_session_that_a_command_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    store = AccessStore(tmp_path)
+    sessions = Sessions(store, AuthSettings(session_rotation_interval=0.001))
+    caller, refresher = identity("oidc:ada"), Refresher()
+    session, _ = await sessions.create(caller, address="a", agent="b", refresher=refresher)
+    assert store.remove_session(session.id)
+    refresher.sealed = "second"
+    session.last_seen += HOUR
+    match change:
+        case "user":
+            await sessions.save_user(session, caller.user)
+        case "cookie":
+            while not sessions.is_rotation_due(session):
+                await asyncio.sleep(0.001)
+            assert await sessions.rotate(session) is None
+        case _:
+            await sessions.save_last_seen()
+    assert store.read().sessions == ()
+
+
+async def test_activity_is_stored_for_all_sessions_at_once_and_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AccessStore(tmp_path)
+    sessions = Sessions(store, AuthSettings(session_idle_timeout=1000))
+    own = [await create(sessions, identity(f"oidc:{number}")) for number in range(3)]
+    written: list[set[str]] = []
+    update = store.update_sessions
+
+    def note(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, SessionRecord]:
+        written.append(set(changes))
+        return update(changes)
+
+    monkeypatch.setattr(store, "update_sessions", note)
+    for session, seconds in zip(own, (100, 101, 102), strict=True):
+        session.last_seen = session.record.last_seen + seconds * SECOND
+    await sessions.save_last_seen()
+    await sessions.save_last_seen()
+    # A tenth of the idle timeout is not late yet.
+    assert written == [{own[1].id, own[2].id}]
+    stored = {record.id: record.last_seen for record in store.read().sessions}
+    assert [stored[session.id] == session.last_seen for session in own] == [False, True, True]

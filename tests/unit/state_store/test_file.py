@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import threading
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -105,3 +107,52 @@ def test_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(FormatError, match="newer version"):
         open_file(tmp_path).read()
+
+
+def test_changes_are_read_by_revision(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    assert file.read_changes(("a.", "b."), {}) == ({}, {})
+    file.set_all({"a.1": b"1", "b.1": b"2", "c.1": b"3", "a": b"4"})
+    known, changed = file.read_changes(("a.", "b."), {})
+    assert {key: each.value for key, each in changed.items()} == {"a.1": b"1", "b.1": b"2"}
+    assert known == {key: each.revision for key, each in changed.items()}
+    file.set_all({"a.1": None, "a.2": b"5", "b.1": b"6", "c.1": b"7"})
+    # A value that is deleted and created again has another revision than before.
+    file.set_all({"a.2": None})
+    file.set_all({"a.2": b"5"})
+    revisions, changed = file.read_changes(("a.", "b."), known)
+    assert {key: each.value for key, each in changed.items()} == {"a.2": b"5", "b.1": b"6"}
+    assert revisions.keys() == {"a.2", "b.1"}
+    assert min(revisions.values()) > max(known.values())
+    assert file.read_changes(("a.", "b."), revisions) == (revisions, {})
+    assert file.read_keys(["a.2", "a.3"]) == {"a.2": changed["a.2"]}
+
+
+def test_update_reads_and_writes_in_one_transaction(tmp_path: Path) -> None:
+    file, other = open_file(tmp_path), open_file(tmp_path)
+    file.set_all({"a": b"1"})
+    removed: list[bool] = []
+    remover = threading.Thread(target=lambda: removed.append(other.remove("a")))
+
+    def change(stored: Mapping[str, bytes]) -> dict[str, bytes | None]:
+        remover.start()
+        remover.join(0.3)
+        return {"a": stored["a"] + b"2", "b": b"3"}
+
+    file.update(("a", "missing"), change)
+    remover.join()
+    assert removed == [True]
+    assert {key: each.value for key, each in file.read().items()} == {"b": b"3"}
+
+
+def test_failed_update_changes_nothing(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    file.set_all({"a": b"1"})
+
+    def fail(stored: Mapping[str, bytes]) -> dict[str, bytes | None]:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        file.update(("a",), fail)
+    file.update(("a",), lambda stored: {})
+    assert {key: each.value for key, each in file.read().items()} == {"a": b"1"}
