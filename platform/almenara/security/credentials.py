@@ -58,7 +58,9 @@ class Credentials:
         await self.access_token.refresh_mark()
         await self.reload()
         for record in list(self._unconfirmed.values()):
-            await asyncio.to_thread(self.store.remove_session, record.id)
+            is_shared = self.sessions.share is not None and record.is_shareable
+            if not is_shared or self._is_revoked(record):
+                await self._remove_unconfirmed(record)
 
     async def _restore(self, record: SessionRecord) -> None:
         """Add a stored session if it can be confirmed."""
@@ -177,15 +179,41 @@ class Credentials:
         return is_current
 
     async def end_invalid_sessions(self) -> None:
-        """End the sessions that expired, or whose API token or access token was withdrawn."""
+        """End the sessions that expired, or whose API token or access token was withdrawn.
+
+        What replicas share and has only expired stays in the file for a while: the clock of this
+        replica may be wrong, and the others have to decide by their own.
+        """
         for session in self.sessions:
-            user, mark = session.record.user, session.record.access_token_mark
+            record = session.record
+            has_expired_token = (
+                bool(record.user.token_id) and self.tokens.get(record.user.token_id) is None
+            )
             if (
-                (user.token_id and self.tokens.get(user.token_id) is None)
-                or not self.sessions.is_alive(session)
-                or (mark and mark != self.access_token.mark)
+                self._is_revoked(record)
+                or self.sessions.is_obsolete(record, session.last_seen)
+                or (has_expired_token and self.sessions.share is None)
             ):
                 await self.sessions.end(session)
+            elif has_expired_token:
+                self._suspend(session)
+        for record in list(self._unconfirmed.values()):
+            if self._is_revoked(record) or self.sessions.is_obsolete(record, record.last_seen):
+                await self._remove_unconfirmed(record)
+
+    def _is_revoked(self, record: SessionRecord) -> bool:
+        """Return whether the API token or access token that started a session was withdrawn."""
+        token_id, mark = record.user.token_id, record.access_token_mark
+        return bool(
+            (token_id and not self.tokens.is_known(token_id))
+            or (mark and mark != self.access_token.mark)
+        )
+
+    async def _remove_unconfirmed(self, record: SessionRecord) -> None:
+        async with self.sessions.lock:
+            await asyncio.to_thread(self.store.remove_session, record.id)
+            self._unconfirmed.pop(record.id, None)
+        await self._share()
 
     def is_verified(self, token: str) -> bool:
         """Return whether this API token or access token was verified before."""

@@ -80,7 +80,8 @@ class Reviewer:
     def _current_identity(self, connection: Connection) -> Identity | None:
         context = connection.context
         if context.session is not None:
-            return context.session.identity
+            is_alive = self.credentials.sessions.is_alive(context.session)
+            return context.session.identity if is_alive else None
         if context.api_token_id:
             token = self.credentials.tokens.get(context.api_token_id)
             return None if token is None else identity_of(token)
@@ -132,7 +133,7 @@ class Reviewer:
         sessions = [
             session
             for session in self.credentials.sessions
-            if session.identity is not None and not session.record.sealed
+            if not session.record.sealed and self.credentials.sessions.is_usable(session)
         ]
         connections = [
             connection
@@ -153,7 +154,9 @@ class Reviewer:
         return [
             session
             for session in self.credentials.sessions
-            if session.record.sealed and self._is_due(session.refresher, session.refreshed)
+            if session.record.sealed
+            and self.credentials.sessions.is_usable(session)
+            and self._is_due(session.refresher, session.refreshed)
         ]
 
     def _is_due(self, refresher: UserRefresher | None, refreshed: int) -> bool:

@@ -14,7 +14,7 @@ from almenara.security.identity import Identity, User
 from almenara.security.secret_hash import digest, generate_secret
 from almenara.security.store import AccessStore, SessionRecord
 from almenara.signals import now
-from almenara.units import SECOND
+from almenara.units import DAY, SECOND
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +27,9 @@ old one may still be on their way."""
 SEEN_SHARE: Final = 10
 """`last_seen` runs ahead of the file, and of what other replicas know, by at most this part of the
 idle timeout."""
+EXPIRED_MARGIN: Final = DAY
+"""Time after which a shared session that has expired is deleted, for all replicas. Until then each
+decides by its own clock, which may be wrong."""
 LARGEST_AGENT: Final = 200
 MAX_SESSIONS: Final = 5_000
 MAX_USER_SESSIONS: Final = 50
@@ -178,6 +181,12 @@ class Sessions:
     def is_usable(self, session: Session) -> bool:
         """Return whether a session has neither ended nor expired."""
         return session.identity is not None and self.is_alive(session)
+
+    def is_obsolete(self, record: SessionRecord, last_seen: int) -> bool:
+        """Return whether a session has expired for every replica."""
+        is_shared = self.share is not None and record.is_shareable
+        margin = EXPIRED_MARGIN if is_shared else 0
+        return now() >= self._find_end(record, last_seen) + margin
 
     def _find_end(self, record: SessionRecord, last_seen: int) -> int:
         idle = int(self.settings.session_idle_timeout * SECOND)

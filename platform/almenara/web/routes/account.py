@@ -115,7 +115,7 @@ def account_response(
     visible = [
         session
         for session in access.sessions
-        if session.identity is not None and (is_admin or session is context.session)
+        if access.sessions.is_usable(session) and (is_admin or session is context.session)
     ]
     visible.sort(key=lambda session: -session.last_seen)
     longest = services.settings.auth.max_token_lifetime
