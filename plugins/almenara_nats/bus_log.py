@@ -34,8 +34,8 @@ from almenara.sdk import finish_within, honor_cancellation
 from almenara_nats.bus_objects import JetStreamObjects, apply_object_store
 from almenara_nats.bus_settings import JetStreamBusSettings
 from almenara_nats.bus_values import (
+    BUCKET_CHECK,
     DELETION_TTL,
-    IDENTITY_CHECK,
     JetStreamValues,
     apply_buckets,
     find_stream,
@@ -160,7 +160,7 @@ class JetStreamSession:
         state = connection.jetstream(timeout=STATE_TIMEOUT)
         self.state: SharedValues = JetStreamValues(
             connection, state, bus.state_bucket,
-            deletion_ttl=DELETION_TTL, identity_check=IDENTITY_CHECK,
+            deletion_ttl=DELETION_TTL, check_interval=BUCKET_CHECK,
         )  # fmt: skip
         self.snapshots: SharedObjects = JetStreamObjects(self._jetstream, bus.snapshot_bucket)
 

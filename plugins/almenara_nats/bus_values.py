@@ -27,15 +27,48 @@ from almenara_nats.errors import NatsUnavailableError, translated_errors
 CLOSE_TIMEOUT: Final = 1.0
 CONNECTION_CHECK: Final = 1.0
 """Seconds without a change after which a watcher looks at its connection."""
-IDENTITY_CHECK: Final = 5.0
-"""Seconds between two checks that a watched bucket was not deleted and created again."""
+BUCKET_CHECK: Final = 1.0
+"""Seconds between two checks of a watched bucket; two of them find that its changes do not arrive,
+which counts in how soon a revocation does."""
+CHECK_TIMEOUT: Final = 1.0
+"""Seconds that changes may wait for a check."""
+WATCH_TIMEOUT: Final = 1.0
+"""Seconds for a request that opens a watch, until another consumer is created: one that was placed
+on a server which has just ended never responds."""
+WATCH_ATTEMPTS: Final = 4
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 TTL_DISABLED: Final = 10166
 DELETION_TTL: Final = 86_400.0
 """Seconds for which a bucket has that a value was deleted; who missed it misses the value then."""
 RECREATED: Final = "the bucket was deleted and created again"
+STALLED: Final = "changes of the bucket do not arrive"
 LEASES: Final = "Which replica of Almenara runs which source."
 STATE: Final = "Sessions, hashes of tokens, and saved dashboards of Almenara."
+
+
+class WatchProgress:
+    """How far the changes of a watched bucket have arrived, compared with its leader."""
+
+    def __init__(self, info: StreamInfo) -> None:
+        """`info` is from before the watch: what it has is among the first values."""
+        self.identity = str(info.created)
+        self._newest = int(info.state.last_seq)
+        self._arrivals = 0
+        self._arrivals_before: int | None = None
+        """How many changes had arrived at the last check; None where none was missing."""
+
+    def note(self, revision: int) -> None:
+        """Note a change that has arrived."""
+        self._newest = max(self._newest, revision)
+        self._arrivals += 1
+
+    def is_stalled(self, newest: int) -> bool:
+        """Return whether changes are missing, as at the check before, and none has arrived since.
+        `newest` is the newest revision of the bucket."""
+        is_missing = newest > self._newest
+        is_stalled = is_missing and self._arrivals == self._arrivals_before
+        self._arrivals_before = self._arrivals if is_missing else None
+        return is_stalled
 
 
 class JetStreamValues:
@@ -48,22 +81,30 @@ class JetStreamValues:
         bucket: str,
         *,
         deletion_ttl: float = 0.0,
-        identity_check: float = 0.0,
+        check_interval: float = 0.0,
     ) -> None:
         """`deletion_ttl` are the seconds for which deletions are stored, 0 for as long as the
-        bucket stores anything. `identity_check` are those between two checks, while it is watched,
-        that it was not deleted and created again; with 0, only `put` notices that, and the state of
-        the bucket is not requested, which needs a permission."""
+        bucket stores anything. `check_interval` are those between two checks, while it is watched,
+        that its changes arrive, and that it was not deleted and created again; with 0, only `put`
+        notices the latter, and the state of the bucket is not requested, which needs a
+        permission."""
         self.bucket, self._connection, self._jetstream = bucket, connection, jetstream
-        self._deletion_ttl, self._identity_check = deletion_ttl, identity_check
+        self._deletion_ttl, self._check_interval = deletion_ttl, check_interval
         self._newest = 0
         """The highest revision so far."""
         self._is_recreated = False
         """Whether a later one was lower."""
-        # Opened without a request to the server.
-        self._values = KeyValue(
-            name=bucket, stream=f"KV_{bucket}", pre=f"$KV.{bucket}.", js=jetstream, direct=False
-        )
+        self._values = self._open(jetstream)
+        self._watched = self._values
+        if check_interval:
+            self._watched = self._open(connection.jetstream(timeout=WATCH_TIMEOUT))
+
+    def _open(self, jetstream: JetStreamContext) -> KeyValue:
+        """Open the bucket, without a request to the server."""
+        return KeyValue(
+            name=self.bucket, stream=f"KV_{self.bucket}", pre=f"$KV.{self.bucket}.", js=jetstream,
+            direct=False,
+        )  # fmt: skip
 
     async def put(self, key: str, value: bytes, revision: int) -> int | None:
         """Create or update a key. Raises `NatsUnavailableError`."""
@@ -117,25 +158,25 @@ class JetStreamValues:
 
         The client ends the first values too early where they are on their way to it while it
         requests their number, or where the server with its consumer has fallen behind. With
-        `identity_check`, they end once every key that the leader of the bucket has was yielded.
+        `check_interval`, they end once every key that the leader of the bucket has was yielded.
+
+        The server with the consumer may end while the connection is to another one. The client
+        notices after ten seconds or more; the checks compare what has arrived with the leader.
         """
         with translated_errors(f"KV_{self.bucket}"):
-            identity = await self.identity() if self._identity_check else ""
+            info = await self._info() if self._check_interval else None
+            progress = None if info is None else WatchProgress(info)
             checked = monotonic()
+            watcher = await self._open_watch()
             try:
-                watcher = await honor_cancellation(self._values.watchall())
-            except asyncio.InvalidStateError:
-                # The client gives up waiting for its own request, and then finds it completed.
-                raise NatsUnavailableError("the first values did not arrive in time") from None
-            try:
-                missing = await self._list_keys() if identity else set()
+                missing = await self._list_keys() if progress is not None else set()
                 has_ended = is_complete = False
                 while True:
                     if has_ended and not missing and not is_complete:
                         is_complete = True
                         yield None
-                    if identity and monotonic() - checked > self._identity_check:
-                        await self._check_identity(identity)
+                    if progress is not None and monotonic() - checked >= self._check_interval:
+                        await self._check(progress)
                         checked = monotonic()
                     if self._is_recreated:
                         self._is_recreated, self._newest = False, 0
@@ -146,7 +187,7 @@ class JetStreamValues:
                         # The client does not end a watcher whose connection has ended.
                         if not self._connection.is_connected:
                             raise NatsUnavailableError("the connection has ended") from None
-                        if identity and not is_complete:
+                        if progress is not None and not is_complete:
                             # What has expired since does not arrive any more.
                             missing &= await self._list_keys()
                             has_ended = has_ended or not missing
@@ -156,25 +197,38 @@ class JetStreamValues:
                     else:
                         missing.discard(entry.key)
                         self._newest = max(self._newest, entry.revision or 0)
+                        if progress is not None:
+                            progress.note(entry.revision or 0)
                         value = None if entry.operation else entry.value or b""
                         yield ValueChange(entry.key, value, entry.revision or 0)
             finally:
                 with suppress(NatsError, JetStreamError, TimeoutError, OSError):
                     await finish_within(CLOSE_TIMEOUT, watcher.stop())  # type: ignore[no-untyped-call]
 
+    async def _open_watch(self) -> KeyValue.KeyWatcher:
+        for _ in range(WATCH_ATTEMPTS if self._check_interval else 1):
+            # The client may give up waiting for its own request, and then find it completed.
+            with suppress(TimeoutError, asyncio.InvalidStateError):
+                return await honor_cancellation(self._watched.watchall())
+        raise NatsUnavailableError("the first values did not arrive in time")
+
     async def identity(self) -> str:
         """Return when the bucket was created. Raises `NatsUnavailableError`."""
         return str((await self._info()).created)
 
-    async def _check_identity(self, identity: str) -> None:
+    async def _check(self, progress: "WatchProgress") -> None:
         """Note where the bucket is another one: the client goes on with its consumer after the last
-        revision that it knows, which the new bucket may not reach for long."""
+        revision that it knows, which the new bucket may not reach for long. Raises
+        `NatsUnavailableError` where its changes do not arrive."""
         try:
-            current = await self.identity()
-        except NatsUnavailableError:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                info = await self._info()
+        except (NatsUnavailableError, TimeoutError):
             # Without a leader for a while, or not created again yet.
             return
-        self._is_recreated = self._is_recreated or current != identity
+        self._is_recreated = self._is_recreated or str(info.created) != progress.identity
+        if progress.is_stalled(int(info.state.last_seq)):
+            raise NatsUnavailableError(STALLED)
 
     async def _list_keys(self) -> set[str]:
         """Return the keys, with those whose deletion is still stored."""
