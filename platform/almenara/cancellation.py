@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Collection, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -83,4 +84,18 @@ async def finish_within(seconds: float, call: Awaitable[T]) -> T:
             await asyncio.wait({task}, timeout=seconds)
     if not done:
         raise TimeoutError
+    return task.result()
+
+
+async def complete_within(seconds: float, call: Coroutine[Any, Any, T]) -> T:
+    """Await a call that has an effect elsewhere, whose result must not be lost: a cancellation is
+    raised once it has completed, or `seconds` later."""
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        # Its own error is of no interest to the caller any more.
+        with suppress(Exception):
+            await finish_within(seconds, task)
+        raise
     return task.result()

@@ -370,6 +370,7 @@ async def run(
         gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
         async with asyncio.TaskGroup() as group:
+            access = group.create_task(services.access.run(), name="access")
             background = [
                 group.create_task(
                     application.resources.follow(services.bus, application.replay_from),
@@ -387,7 +388,6 @@ async def run(
                     restore_samples(application.resources, application.samples),
                     name="restore samples",
                 ),
-                group.create_task(services.access.run(), name="access"),
                 group.create_task(services.loop_lag.run(), name="loop lag"),
                 group.create_task(services.supervisor.run(), name="supervisor"),
                 group.create_task(notify(application), name="notifications"),
@@ -435,7 +435,10 @@ async def run(
             finally:
                 on_stop()
             # Above what the supervisor takes at most, with a plugin that does not stop.
-            await cancel_all(background, settings.supervisor.stop_timeout * 2 + 2)
+            patience = settings.supervisor.stop_timeout * 2 + 2
+            await cancel_all(background, patience)
+            # Last, because it shares what refreshes of sessions have just stored.
+            await cancel_all([access], patience)
     finally:
         await hub.close()
         await application.log_feeds.close()

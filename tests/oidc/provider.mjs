@@ -8,6 +8,8 @@ const callback = process.env.CALLBACK;
 const issuer = `http://127.0.0.1:${port}`;
 const groups = { ada: ["sre"], grace: ["payments"], nobody: [] };
 const gone = new Set();
+// Whether refresh tokens count once, and for how many milliseconds each response with new ones waits.
+let rotates = false, delay = 0;
 // Other keys each time it starts, as after a rotation.
 const key = { ...generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.export({ format: "jwk" }), kid: randomUUID(), use: "sig", alg: "RS256" };
 
@@ -31,6 +33,7 @@ const provider = new Provider(issuer, {
   fetch: (url, options) => globalThis.fetch(url, { ...options, dispatcher: undefined }),
   ttl: { AccessToken: 60, IdToken: 60, RefreshToken: 3600, Session: 3600, Grant: 3600, Interaction: 600, AuthorizationCode: 60 },
   issueRefreshToken: async () => true,
+  rotateRefreshToken: () => rotates,
   interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
   findAccount: async (ctx, id) => gone.has(id) ? undefined : ({
     accountId: id,
@@ -40,10 +43,11 @@ const provider = new Provider(issuer, {
 
 provider.use(async (ctx, next) => {
   console.log(ctx.method, ctx.path);
-  const control = ctx.path.match(/^\/control\/(gone|groups|logout)\/(\w+)(?:\/(\w*))?$/);
+  const control = ctx.path.match(/^\/control\/(gone|groups|logout|rotate)\/(\w+)(?:\/(\w*))?$/);
   if (control) {
     const [, what, who, more] = control;
     if (what === "gone") gone.add(who);
+    if (what === "rotate") { rotates = true; delay = Number(who); }
     if (what === "groups") groups[who] = more ? [more] : [];
     ctx.body = "done";
     return;
@@ -64,6 +68,10 @@ provider.use(async (ctx, next) => {
     return;
   }
   await next();
+  if (ctx.path === "/token" && rotates) {
+    console.log("new tokens are issued");
+    await new Promise((done) => setTimeout(done, delay));
+  }
 });
 provider.on("server_error", (ctx, error) => console.error(error));
 provider.on("backchannel.error", (ctx, error) => console.error(error));

@@ -17,8 +17,15 @@ class UserRefresher(Protocol):
     interval: float
     """Seconds between two refreshes."""
 
+    async def renew(self) -> bool:
+        """Renew what the user is fetched with; return False where access was withdrawn.
+
+        Afterwards `seal` returns what has to be stored before anything else can fail: a provider
+        may accept a refresh token once only. Raises where the system cannot be reached.
+        """
+
     async def fetch_user(self) -> User | None:
-        """Return the user as it is now; None where access was withdrawn.
+        """Return the user as it is now, after `renew`; None where access was withdrawn.
 
         Raises where the system cannot be reached.
         """

@@ -56,6 +56,8 @@ class OidcRefresher:
         self._refresh_token = token.get("refresh_token")
         self._expires = float(claims["exp"])
         self._claims = claims
+        self._response: Mapping[str, Any] = {}
+        """The token response of the last renewal, until the user is fetched with it."""
         self._sealed: tuple[SealedSession | None, str] = None, ""
 
     def is_named_by(self, claims: Mapping[str, Any]) -> bool:
@@ -65,19 +67,26 @@ class OidcRefresher:
             return bool(claims.get("sub") == self.sub)
         return bool(sid == self.sid)
 
-    async def fetch_user(self) -> User | None:
-        """Return the user as it is now; None where the provider ended the session.
+    async def renew(self) -> bool:
+        """Refresh the tokens; return False where the provider ended the session.
 
         Raises one of `oidc.PROVIDER_ERRORS`.
         """
         if not self._refresh_token:
-            if now() / SECOND > self._expires:
-                return None
-            return await self.provider.fetch_user(self._claims, {})
-        token = await self.provider.refresh(str(self._refresh_token))
-        if token is None:
-            return None
-        self._refresh_token = token.get("refresh_token", self._refresh_token)
+            return now() / SECOND <= self._expires
+        response = await self.provider.refresh(str(self._refresh_token))
+        if response is None:
+            return False
+        self._refresh_token = response.get("refresh_token", self._refresh_token)
+        self._response = response
+        return True
+
+    async def fetch_user(self) -> User | None:
+        """Return the user as it is now, after `renew`; None where it is another one.
+
+        Raises one of `oidc.PROVIDER_ERRORS`.
+        """
+        token, self._response = self._response, {}
         if token.get("id_token"):
             claims = await self.provider.decode_id_token(token, None)
             if claims["sub"] != self.sub:

@@ -111,6 +111,9 @@ class TokenRefresher:
         self._resolver, self._token = resolver, token
         self.interval = resolver.settings.kubernetes.token_review_interval / REFRESH_RATE
 
+    async def renew(self) -> bool:
+        return True
+
     async def fetch_user(self) -> User | None:
         return await self._resolver.review_token(self._token, self.interval)
 

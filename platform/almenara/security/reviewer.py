@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from almenara.cancellation import complete_within
 from almenara.config import AuthSettings
 from almenara.errors import describe_error
 from almenara.security.audit import Audit
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 INTERVAL: Final = 1.0
 """Seconds between two reviews of the file, of lifetimes and of open WebSockets."""
+RENEWAL_TIMEOUT: Final = 5.0
+"""Seconds for which a refresh that is with the provider continues when this replica stops it."""
 
 
 class Reviewer:
@@ -172,7 +175,8 @@ class Reviewer:
         if moment - session.user_fetched >= refresher.interval * SECOND:
             # Rights in the cluster are reviewed more often than those of a provider are refreshed.
             session.user_fetched = moment
-            user = await refresher.fetch_user()
+            is_valid = await complete_within(RENEWAL_TIMEOUT, self._renew(session, refresher))
+            user = await refresher.fetch_user() if is_valid else None
         identity = await self.resolver.resolve(user, self.resolver.access_refresh_interval)
         if session.identity is None:
             return
@@ -187,6 +191,13 @@ class Reviewer:
             await self.credentials.sessions.save_user(session, identity.user)
         self.check_connections()
 
+    async def _renew(self, session: Session, refresher: UserRefresher) -> bool:
+        """Renew what refreshes a session, and store it at once."""
+        is_valid = await refresher.renew()
+        if is_valid:
+            await self.credentials.sessions.save_user(session, session.record.user)
+        return is_valid
+
     async def _refresh_connection(self, connection: Connection) -> None:
         connection.refreshed = now()
         context = connection.context
@@ -194,6 +205,8 @@ class Reviewer:
             # Due every second, so that the age of the cached review is the bound.
             identity = await self.resolver.resolve(context.identity.user)
         else:
-            user = await context.refresher.fetch_user()
+            user = None
+            if await context.refresher.renew():
+                user = await context.refresher.fetch_user()
             identity = await self.resolver.resolve(user, self.resolver.access_refresh_interval)
         self.connections.compare(connection, identity)

@@ -22,6 +22,9 @@ from support.servers import NatsServer, wait_until
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 60.0
+ISSUED = "new tokens are issued"
+"""What the log of the provider has, before it sends them."""
+SESSIONS_LEASE = re.compile(r'"lease": "sessions", .*"a lease is acquired')
 
 
 class Replicas:
@@ -169,6 +172,23 @@ def test_logout_token_counts_once_on_all_replicas(replicas: Replicas) -> None:
     replicas.second.kill()
     replicas.second.start()
     assert send_logout_token(replicas.second, tokens[0]) == 400
+
+
+def test_refresh_token_that_counts_once_is_handed_over_at_an_orderly_end(
+    replicas: Replicas,
+) -> None:
+    provider, browser = replicas.provider, replicas.signed_in("ada")
+    replicas.wait_for_roles(browser, "admin", "admin")
+    refreshing = [each for each in replicas.replicas if SESSIONS_LEASE.search(each.log)]
+    (stopping,) = refreshing
+    (other,) = set(replicas.replicas) - {stopping}
+    provider.control("rotate/1500")
+    wait_until(lambda: ISSUED in provider.log, "new tokens, which are on their way", PATIENCE)
+    assert stopping.stop() == 0
+    count = provider.log.count(ISSUED)
+    wait_until(lambda: provider.log.count(ISSUED) >= count + 2, "further refreshes", PATIENCE)
+    assert SESSIONS_LEASE.search(other.log)
+    assert replicas.get(browser, other, "/api/session").json()["role"] == "admin"
 
 
 def send_logout_token(replica: Almenara, token: str) -> int:
