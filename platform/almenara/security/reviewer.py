@@ -104,8 +104,23 @@ class Reviewer:
     async def refresh_shared(self) -> None:
         """Refresh the sessions that replicas share, until cancelled. One replica does: a refresh
         token is valid once."""
-        await self.credentials.receive()
+        await self._receive()
         await self._run_refreshes(self._due_shared)
+
+    async def _receive(self) -> None:
+        """Return once this replica has the refresh tokens that the one before has stored."""
+        problem = ""
+        while True:
+            reason = "the other replicas cannot be reached"
+            try:
+                if await self.credentials.receive():
+                    return
+            except Exception as error:
+                reason = describe_error(error)
+            if reason != problem:
+                log.warning("sessions cannot be refreshed yet; it is tried again", reason=reason)
+            problem = reason
+            await asyncio.sleep(INTERVAL)
 
     async def _run_refreshes(self, find_due: Callable[[], list[Session | Connection]]) -> None:
         """Refresh each session and connection in a task of its own: one that hangs delays no

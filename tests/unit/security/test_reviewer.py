@@ -1,6 +1,7 @@
 """Refreshes of the sessions that replicas share: a refresh token that counts once is not lost."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -169,3 +170,29 @@ async def test_session_that_the_provider_ended_ends(replica: Replica) -> None:
     assert session.identity is None
     assert events == ["session_ended"]
     assert replica.credentials.store.read().sessions == ()
+
+
+@pytest.mark.parametrize(
+    "error", [sqlite3.OperationalError("disk I/O error"), OSError("no such file"), None]
+)
+async def test_refreshes_start_once_the_sessions_can_be_received(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    receive = replica.credentials.receive
+    attempts = 0
+
+    async def fail_twice() -> bool:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 2:
+            return await receive()
+        assert not replica.provider.issued
+        if error is not None:
+            raise error
+        return False
+
+    monkeypatch.setattr(replica.credentials, "receive", fail_twice)
+    await replica.sign_in()
+    async with replica.refreshing(), asyncio.timeout(10):
+        assert await replica.provider.received.get() == "r0"
+    assert attempts == 3
