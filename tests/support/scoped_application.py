@@ -38,6 +38,7 @@ from almenara.state.sample_store import SampleStore
 from almenara.units import SECOND
 from almenara.web.app import create_app
 
+PATIENCE: Final = 180.0
 START: Final = 1_767_225_600 * SECOND
 OURS, THEIRS = "ours", "theirs"
 GRANTS: Final[Mapping[str, Grant]] = {
@@ -58,7 +59,12 @@ SETTINGS: Final[Mapping[str, Any]] = {
                 "name": "failed",
                 "when": {"resource": {"kind": "team.part", "status": ["failed"]}},
                 "annotations": {"summary": "{{ namespace }}: {{ state.text }}"},
-            }
+            },
+            {
+                "name": "loaded",
+                "when": {"sample": {"kind": "team.part", "metric": "load", "above": 0}},
+                "annotations": {"summary": "{{ namespace }}: load {{ value }}"},
+            },
         ],
     },
     "intake": {"hook": {"kind": "webhook"}, "events": {"kind": "cloudevents"}},
@@ -205,9 +211,10 @@ class ScopedApplication:
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:
-    """Return once a condition holds; the test has a limit of its own."""
-    while not condition():
-        await asyncio.sleep(0.01)
+    """Return once a condition holds. Raises `TimeoutError`."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from support.routes import ROUTES
 from support.scoped_application import (
     GRANTS,
     OURS,
+    PATIENCE,
     START,
     THEIRS,
     ScopedApplication,
@@ -127,9 +128,10 @@ class Pair:
             ]
             return len(self.alerts)
 
-        # As many alerts of each team.
-        while (number := await count(self.alone)) < 2 or await count(self.both) < 2 * number:
-            await asyncio.sleep(0.05)
+        # As many alerts of each team, of a resource and of samples at least.
+        async with asyncio.timeout(PATIENCE):
+            while (number := await count(self.alone)) < 2 or await count(self.both) < 2 * number:
+                await asyncio.sleep(0.05)
         for each, team in ((self.alone, OURS), (self.both, OURS), (self.both, THEIRS)):
             answer = await each.request("GET", f"/api/events?type={team}.happened", "all")
             (event,) = json.loads(answer.text)["events"]
