@@ -126,7 +126,7 @@ class ValueFile:
         if not self.path.exists():
             return {}, {}
         revisions: dict[str, int] = {}
-        with self._open() as connection, _transaction(connection, "DEFERRED"):
+        with self._open() as connection, _transaction(connection, is_writing=False):
             for prefix in prefixes:
                 statement = f"SELECT key, revision FROM state_values {OF_PREFIX}"  # nosec B608
                 revisions.update(connection.execute(statement, (prefix,)))
@@ -242,8 +242,8 @@ def _available(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    connection.execute(f"BEGIN {kind}")
+def _transaction(connection: sqlite3.Connection, *, is_writing: bool = True) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE" if is_writing else "BEGIN DEFERRED")
     try:
         yield
     except BaseException:
