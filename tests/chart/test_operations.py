@@ -45,7 +45,7 @@ NOT_RUN = {
     "almenara restore ": "cli/test_backup.py runs it.",
     "almenara export ": "cli/test_export.py reads what it writes.",
     "kubectl --namespace almenara delete statefulset": "test_replicas.py upgrades to several pods.",
-    "kubectl --namespace almenara patch pvc": "No volume grows here; test_replicas.py upgrades then.",
+    "kubectl --namespace almenara patch pvc": "No volume grows here; test_replicas.py goes on.",
     "helm upgrade almenara helm/almenara --namespace almenara --values replicas": "As above.",
     "export OTEL_": "The exporter of the SDK is tested in web/test_intake_otlp.py.",
     "export RAY_": "The export of a real Ray is tested in ray/test_event_export.py.",
