@@ -65,7 +65,7 @@ class Server:
 
 
 async def pass_rounds(source: SourceRun, server: Server, number: int = 3) -> None:
-    """Return after some observations, the first of which may have begun already."""
+    """Return after some observations, the first of which may have started already."""
     last = server.rounds + number
     await source.until(lambda: server.rounds >= last)
 
