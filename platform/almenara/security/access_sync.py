@@ -141,7 +141,7 @@ class AccessSync:
     async def _accept(self, changes: list[ValueChange]) -> None:
         """Merge changes into the file, and apply them to the sessions in memory."""
         secret = await asyncio.to_thread(self._secret.reveal)
-        # Who ends a session meanwhile waits, and finds it here as in the file.
+        # A sign-out waits meanwhile, and finds the session in memory as in the file.
         async with self._lock, self._credentials.sessions.lock:
             own = [change for change in changes if self._note_revision(change)]
             merged = await asyncio.to_thread(shared_values.merge_into, self._store, secret, own)

@@ -181,8 +181,9 @@ async def publishes_again_what_another_replica_may_have_changed(subject: Subject
     for name, (kind, _, _) in left:
         raise AssertionError(
             f"a resource of kind {kind} is not published again when source {name} runs again,"
-            " though another replica may have published another state of it meanwhile; create"
-            " Snapshots and whatever else remembers what was published in run()"
+            " though another replica may have published another state of it meanwhile; call"
+            " Snapshots.restore at the start of run(), and create there whatever else remembers"
+            " what was published"
         )
 
 
